@@ -1,0 +1,328 @@
+"""The story of a capture: attach → freeze → snapshot → thaw → write → commit.
+
+:func:`capture_to` streams a process to a checkpoint directory, :func:`capture`
+keeps it in memory. What happens while the target stands still is told in
+:mod:`sandlock_async.snapshot.window`.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sandlock_async.budget import BUDGET, DEFAULT_LIMIT
+from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
+from sandlock_async.events import Committed, Event, Frozen, Progress, Thawed
+from sandlock_async.image import find_format
+from sandlock_async.image.policy import DEFAULT_V1
+from sandlock_async.model import Picture, ProcessState
+from sandlock_async.plan import SegmentPlan
+from sandlock_async.report import CaptureReport
+from sandlock_async.snapshot.direct import Run
+from sandlock_async.snapshot.spill import SpillFile
+from sandlock_async.snapshot.survey import Survey, survey
+from sandlock_async.store.buffers import Buffers
+from sandlock_async.store.draft import drafted
+from sandlock_async.target import Target, is_sandbox, open_target, resolve_pid
+from sandlock_async.tracing import Snapshot, take_snapshot
+from sandlock_async.workers import Workers
+
+_GROWTH_BYTES = 8 << 20
+"""Room for what the target touches between the look before and the freeze."""
+
+_V1 = find_format("v1")
+
+
+async def capture(
+    target: object,
+    *,
+    name: str | None = None,
+    policy: bytes | None = None,
+    app_state: bytes | None = None,
+    timeout: float = 10.0,
+) -> Checkpoint:
+    """Return a consistent picture of a running process, held in memory.
+
+    The process stands still for a moment, and runs on. Close the checkpoint
+    (``async with``) to give the memory back. What exceeds 256 MiB is kept in a
+    temporary file instead, and lengthens the freeze.
+
+    :param target: a pid, or anything with a ``pid``
+    :param name: the checkpoint's name; by default that of the directory it is saved in
+    :param policy: sandlock's ``policy.dat``; by default that of an empty policy
+    :param app_state: bytes to keep with it
+    :param timeout: seconds for attach and freeze
+    :raises CaptureError: in all its forms; the message says why, ``help`` what helps
+    :raises ValueError: if *target* is not a process
+    """
+    pid = resolve_pid(target)
+    async with (
+        Workers() as workers,
+        _sighted(target, pid, workers, DEFAULT_LIMIT) as sight,
+    ):
+        spilled: list[SpillFile] = []
+        buffers = Buffers(workers)
+
+        async def spill(index: int, _: SegmentPlan, runs: list[Run]) -> None:
+            if not spilled:
+                spilled.append(await workers.run(SpillFile))
+            await workers.run(spilled[0].write, index, runs)
+
+        def release() -> None:
+            snapshot.source.close()
+            for file in spilled:
+                file.close()
+
+        try:
+            snapshot = await take_snapshot(
+                sight.target,
+                sight.survey,
+                captures=_V1.captures,
+                room=sight.room,
+                timeout=timeout,
+                workers=workers,
+                buffers=buffers,
+                spill=spill,
+            )
+        except BaseException:
+            for file in spilled:
+                file.close()
+            raise
+        finally:
+            await workers.drained()
+            buffers.close()
+        try:
+            state = snapshot.process_state(spilled[0].pieces if spilled else None)
+            picture = _picture(state, snapshot, name, policy, app_state)
+        except BaseException:
+            release()
+            raise
+        return Checkpoint.of(picture, release)
+
+
+async def capture_to(
+    target: object,
+    directory: StrPath,
+    *,
+    name: str | None = None,
+    policy: bytes | None = None,
+    app_state: bytes | None = None,
+    format: str = "v1",
+    strategy: str = "auto",
+    tree: bool = False,
+    exclude_dontdump: bool = False,
+    operation_id: str | None = None,
+    recipients: Sequence[object] = (),
+    timeout: float = 10.0,
+    memory_limit: int = DEFAULT_LIMIT,
+    replace: bool = False,
+    durable: bool = True,
+    on_event: Callable[[Event], object] | None = None,
+) -> CaptureReport:
+    """Write a consistent picture of a running process to a checkpoint directory.
+
+    The process stands still for a moment, and runs on. The directory appears whole,
+    or not at all.
+
+    :param target: a pid, or anything with a ``pid``
+    :param directory: the checkpoint; parents are made
+    :param name: the checkpoint's name; by default that of the directory
+    :param policy: sandlock's ``policy.dat``; by default that of an empty policy
+    :param app_state: bytes to keep with it
+    :param format: the layout; ``"v1"`` is sandlock 0.8.2's
+    :param strategy: ``"auto"`` or ``"direct"``
+    :param timeout: seconds for attach and freeze; the writing afterwards is free
+    :param memory_limit: bytes of memory that all captures of this process may hold at
+        once; a target with more is written to the disk while it is frozen
+    :param replace: swap it with a checkpoint that is there, in one step
+    :param durable: fsync everything, so that it survives a power cut
+    :param on_event: told what happens, on the event loop
+    :raises CaptureError: in all its forms; the message says why, ``help`` what helps
+    :raises CheckpointExistsError: if something is there, without *replace*
+    :raises NoSpaceError: if the disk has no room, before the freeze where it can be
+        foreseen
+    :raises StoreError: if the directory cannot be written
+    :raises ValueError: for a wrong argument, or one not available in this release
+    """
+    began = time.monotonic()
+    pid = resolve_pid(target)
+    destination = absolute(directory)
+    layout = find_format(format)
+    _check_available(
+        strategy=strategy,
+        tree=tree,
+        exclude_dontdump=exclude_dontdump,
+        operation_id=operation_id,
+        recipients=recipients,
+    )
+    if memory_limit < 0:
+        raise ValueError(f"memory_limit must not be negative, but is {memory_limit}")
+    tell = on_event if on_event is not None else _ignore
+    done = _Progress(tell)
+
+    async with (
+        Workers() as workers,
+        drafted(
+            destination,
+            workers,
+            replace=replace,
+            durable=durable,
+            on_bytes=done.advance,
+        ) as draft,
+        _sighted(target, pid, workers, memory_limit) as sight,
+    ):
+        await workers.run(draft.stage.require, sight.survey.expected_bytes)
+        done.total_bytes = sight.survey.expected_bytes
+
+        async def spill(index: int, segment: SegmentPlan, runs: list[Run]) -> None:
+            file = layout.segment_name(index, segment.mapping.map)
+            await draft.stream.write_runs(file, segment.size, runs)
+
+        def frozen(threads: int) -> None:
+            tell(Frozen(pid=pid, threads=threads, at=time.monotonic()))
+
+        prepared = time.monotonic()
+        snapshot = await take_snapshot(
+            sight.target,
+            sight.survey,
+            captures=layout.captures,
+            room=sight.room,
+            timeout=timeout,
+            workers=workers,
+            buffers=draft.buffers,
+            spill=spill,
+            on_frozen=frozen,
+        )
+        try:
+            if not snapshot.spilled_bytes:
+                frozen(snapshot.threads)
+            thawed = time.monotonic()
+            tell(Thawed(pid=pid, freeze_ms=snapshot.freeze_ms, at=thawed))
+            state = snapshot.process_state()
+            picture = _picture(state, snapshot, name, policy, app_state)
+            picture = picture.named(destination.name)
+            written = await draft.commit(layout.encode(picture))
+        finally:
+            await workers.drained()
+            await workers.run(snapshot.source.close)
+
+    tell(Committed(path=destination))
+    ended = time.monotonic()
+    return CaptureReport(
+        path=destination,
+        name=picture.name,
+        pid=pid,
+        format=layout.name,
+        strategy="direct",
+        reason=_reason(snapshot),
+        threads=snapshot.threads,
+        segments=len(state.memory_data),
+        captured_bytes=sum(len(segment.data) for segment in state.memory_data),
+        written_bytes=written,
+        freeze_ms=snapshot.freeze_ms,
+        total_ms=1e3 * (ended - began),
+        phases_ms={
+            "prepare": 1e3 * (prepared - began),
+            "attach": snapshot.attach_ms,
+            "freeze": snapshot.freeze_ms,
+            "write": 1e3 * (ended - thawed),
+        },
+        skipped=state.skipped,
+        warnings=_warnings(target, policy),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """A target in view, and the memory that its copy may take."""
+
+    target: Target
+    survey: Survey
+    room: int
+
+
+@asynccontextmanager
+async def _sighted(
+    target: object, pid: int, workers: Workers, memory_limit: int
+) -> AsyncIterator[_Sight]:
+    """Pin the target, look at its memory, and wait for room for a copy of it."""
+    opened = await workers.run(open_target, pid, sandboxed=is_sandbox(target))
+    with opened:
+        seen = await workers.run(survey, opened, _V1.captures)
+        wanted = seen.expected_bytes + seen.expected_bytes // 8 + _GROWTH_BYTES
+        async with BUDGET.reserved(wanted, memory_limit) as room:
+            yield _Sight(opened, seen, room)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Counts bytes and tells of them."""
+
+    tell: Callable[[Event], object]
+    total_bytes: int = 0
+    done_bytes: int = 0
+
+    def advance(self, count: int) -> None:
+        """Tell that *count* more bytes have been written."""
+        self.done_bytes += count
+        self.total_bytes = max(self.total_bytes, self.done_bytes)
+        self.tell(Progress(done_bytes=self.done_bytes, total_bytes=self.total_bytes))
+
+
+def _picture(
+    state: ProcessState,
+    snapshot: Snapshot,
+    name: str | None,
+    policy: bytes | None,
+    app_state: bytes | None,
+) -> Picture:
+    return Picture(
+        name=name or "",
+        policy=DEFAULT_V1 if policy is None else bytes(policy),
+        process_state=state,
+        fd_table=snapshot.fd_table(),
+        app_state=app_state,
+    )
+
+
+def _reason(snapshot: Snapshot) -> str:
+    if snapshot.spilled_bytes:
+        return (
+            f"{snapshot.spilled_bytes} bytes did not fit memory_limit and were "
+            "written while the process was frozen"
+        )
+    return "all of it fitted memory_limit and was copied to memory"
+
+
+def _warnings(target: object, policy: bytes | None) -> tuple[str, ...]:
+    if policy is None and is_sandbox(target):
+        return (
+            "the sandbox's own policy is not in the image: it holds an empty one; "
+            "give policy= to have another",
+        )
+    return ()
+
+
+def _check_available(
+    *,
+    strategy: str,
+    tree: bool,
+    exclude_dontdump: bool,
+    operation_id: str | None,
+    recipients: Sequence[object],
+) -> None:
+    if strategy not in ("auto", "direct"):
+        raise ValueError(f"unknown strategy {strategy!r}: 'auto' or 'direct'")
+    wanted = {
+        "tree=": tree,
+        "exclude_dontdump=": exclude_dontdump,
+        "operation_id=": operation_id is not None,
+        "recipients=": bool(recipients),
+    }
+    for option, given in wanted.items():
+        if given:
+            raise ValueError(f"{option} is not available in this release")
+
+
+def _ignore(_: Event) -> None:
+    """Tell nobody."""

@@ -1,0 +1,146 @@
+"""A picture of a process that can be saved, loaded and looked into."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sandlock_async.image import find_format
+from sandlock_async.image.reader import read_picture
+from sandlock_async.model import Picture
+from sandlock_async.store.draft import drafted
+from sandlock_async.store.listing import find_checkpoints
+from sandlock_async.workers import Workers
+
+StrPath = str | PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint(Picture):
+    """A process at one instant.
+
+    From :func:`sandlock_async.capture` it holds the copied memory, from
+    :meth:`load` an open directory, until :meth:`aclose` or the end of its
+    ``async with``. Two are equal if everything in them is, memory included.
+    """
+
+    _release: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    async def save(
+        self,
+        path: StrPath,
+        *,
+        format: str = "v1",
+        replace: bool = False,
+        durable: bool = True,
+    ) -> None:
+        """Write the checkpoint to the directory *path*, whole or not at all.
+
+        A checkpoint without a name gets that of the directory.
+
+        :param format: the layout; ``"v1"`` is sandlock 0.8.2's
+        :param replace: swap it with a checkpoint that is there, in one step
+        :param durable: fsync everything, so that it survives a power cut
+        :raises CheckpointExistsError: if something is there, without *replace*
+        :raises NoSpaceError: if the disk is full
+        :raises StoreError: if it cannot be written
+        """
+        destination = absolute(path)
+        files = find_format(format).encode(self.named(destination.name))
+        async with (
+            Workers() as workers,
+            drafted(destination, workers, replace=replace, durable=durable) as draft,
+        ):
+            await draft.commit(files)
+
+    @classmethod
+    async def load(
+        cls,
+        path: StrPath,
+        *,
+        verify: bool = False,
+        identities: Sequence[object] = (),
+    ) -> "Checkpoint":
+        """Open the checkpoint in the directory *path*.
+
+        Names, sizes and structure are checked; memory is read when it is asked for.
+
+        :param verify: not available in this release
+        :param identities: not available in this release
+        :raises CheckpointNotFoundError: if there is no such directory
+        :raises ImageCorruptError: naming the file that is missing or malformed
+        :raises ImageVersionError: if it is of a version unknown here
+        """
+        if verify:
+            raise ValueError("verify=True is not available in this release")
+        if identities:
+            raise ValueError("identities= is not available in this release")
+        async with Workers() as workers:
+            picture, directory = await workers.run(read_picture, absolute(path))
+        return cls.of(picture, directory.close)
+
+    @classmethod
+    def of(cls, picture: Picture, release: Callable[[], None]) -> "Checkpoint":
+        """Return *picture* as a checkpoint; *release* lets its memory go."""
+        return cls(
+            name=picture.name,
+            policy=picture.policy,
+            process_state=picture.process_state,
+            fd_table=picture.fd_table,
+            cow_snapshot=picture.cow_snapshot,
+            app_state=picture.app_state,
+            _release=release,
+        )
+
+    async def aclose(self) -> None:
+        """Let the memory, or the directory, go; closing twice does nothing."""
+        async with Workers() as workers:
+            await workers.run(self._release)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Picture):
+            return NotImplemented
+        return _parts(self) == _parts(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+async def list_checkpoints(store: StrPath) -> list[str]:
+    """Return the names of the checkpoints in the folder *store*, sorted.
+
+    :raises CheckpointNotFoundError: if there is no such folder
+    """
+    async with Workers() as workers:
+        return await workers.run(find_checkpoints, absolute(store))
+
+
+def absolute(path: StrPath) -> Path:
+    """Return *path* made absolute now: a later chdir must not move it."""
+    found = Path(path).absolute()
+    if not found.name or found.name == "..":
+        raise ValueError(f"{str(path)!r} does not name a checkpoint directory")
+    return found
+
+
+def _parts(picture: Picture) -> tuple[object, ...]:
+    return (
+        picture.name,
+        picture.policy,
+        picture.process_state,
+        picture.fd_table,
+        picture.cow_snapshot,
+        picture.app_state,
+    )

@@ -1,0 +1,184 @@
+"""Every exception raised on purpose.
+
+Each says what happened and to which pid or path; ``help`` says what to do about
+it. Where the standard library has a class that a caller would already catch, the
+exception is that as well, with ``errno`` set.
+
+A caller's own mistake (a bad argument) is :exc:`ValueError` or :exc:`TypeError`.
+"""
+
+import errno
+from pathlib import Path
+
+
+class SandlockAsyncError(Exception):
+    """Base of everything that this library raises on purpose.
+
+    :ivar help: what helps, in one sentence; empty if nothing does
+    """
+
+    def __init__(self, message: str, *, help: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = help
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class CaptureError(SandlockAsyncError):
+    """A process could not be captured. It runs on as before.
+
+    :ivar pid: the process
+    :ivar phase: where the capture was: ``prepare``, ``attach``, ``freeze``,
+        ``snapshot``, ``thaw`` or ``write``
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pid: int,
+        phase: str,
+        help: str = "",
+    ) -> None:
+        super().__init__(message, help=help)
+        self.pid = pid
+        self.phase = phase
+
+
+class ProcessGoneError(CaptureError, ProcessLookupError):
+    """The process does not exist, or ended before its picture was whole."""
+
+    def __init__(self, pid: int, phase: str, detail: str = "") -> None:
+        message = f"process {pid} is gone" + (f": {detail}" if detail else "")
+        super().__init__(message, pid=pid, phase=phase)
+        self.errno = errno.ESRCH
+
+
+class NotPermittedError(CaptureError, PermissionError):
+    """The kernel does not let us trace the process; the message says why."""
+
+    def __init__(
+        self,
+        pid: int,
+        phase: str,
+        reason: str,
+        *,
+        help: str,
+    ) -> None:
+        message = f"may not trace process {pid}: {reason}"
+        super().__init__(message, pid=pid, phase=phase, help=help)
+        self.errno = errno.EPERM
+
+
+class FreezeTimeoutError(CaptureError, TimeoutError):
+    """The process did not come to a stop, or its copy did not end, in time."""
+
+    def __init__(
+        self,
+        pid: int,
+        phase: str,
+        detail: str,
+        *,
+        help: str = "",
+    ) -> None:
+        super().__init__(detail, pid=pid, phase=phase, help=help)
+        self.errno = errno.ETIMEDOUT
+
+
+class WaitConflictError(CaptureError):
+    """Somebody in this very process would take our stop for the target's exit."""
+
+
+class UnsupportedArchError(CaptureError):
+    """The machine, or the target's word size, is not one that can be captured."""
+
+
+class UncapturableError(CaptureError):
+    """The process is in a state of which no picture can be taken."""
+
+
+class ImageError(SandlockAsyncError):
+    """A checkpoint directory is not what it should be.
+
+    :ivar path: the file, or the checkpoint directory
+    """
+
+    def __init__(self, message: str, *, path: Path, help: str = "") -> None:
+        super().__init__(message, help=help)
+        self.path = path
+
+
+class CheckpointNotFoundError(ImageError, FileNotFoundError):
+    """There is no checkpoint directory at the path."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"Checkpoint not found: {path}", path=path)
+        self.errno = errno.ENOENT
+
+
+class ImageCorruptError(ImageError):
+    """A file of the image is missing, malformed, or contradicts another."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}", path=path)
+        self.reason = reason
+
+
+class ImageVersionError(ImageError):
+    """The image has a version that is not known here.
+
+    :ivar found: the version in the image
+    :ivar expected: the versions that can be read
+    """
+
+    def __init__(self, path: Path, found: object, expected: str) -> None:
+        super().__init__(
+            f"{path}: unsupported checkpoint image version {found} "
+            f"(expected {expected})",
+            path=path,
+            help="use the version of the software that wrote this checkpoint",
+        )
+        self.found = found
+        self.expected = expected
+
+
+class StoreError(SandlockAsyncError):
+    """A checkpoint directory could not be written; an older one is untouched.
+
+    :ivar path: the destination
+    """
+
+    def __init__(self, message: str, *, path: Path, help: str = "") -> None:
+        super().__init__(message, help=help)
+        self.path = path
+
+
+class CheckpointExistsError(StoreError, FileExistsError):
+    """Something is at the destination already."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"checkpoint exists already: {path}",
+            path=path,
+            help="choose another directory, or replace it (replace=True, --replace)",
+        )
+        self.errno = errno.EEXIST
+
+
+class NoSpaceError(StoreError):
+    """The file system has no room for the image.
+
+    :ivar needed: bytes the image takes, as far as known
+    :ivar free: bytes available when it failed
+    """
+
+    def __init__(self, path: Path, *, needed: int, free: int) -> None:
+        super().__init__(
+            f"no space for {path}: {needed} bytes needed, {free} free",
+            path=path,
+            help="free some space, or choose another file system",
+        )
+        self.needed = needed
+        self.free = free

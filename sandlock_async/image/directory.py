@@ -1,0 +1,180 @@
+"""Reading a checkpoint directory that nobody vouches for.
+
+The directory itself may be a symbolic link; below it none is followed, no device
+or pipe is opened, nothing outside is touched, and no length is believed.
+"""
+
+import errno
+import os
+import stat
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandlock_async.errors import CheckpointNotFoundError, ImageCorruptError
+from sandlock_async.model import SegmentData
+
+MAX_METADATA_BYTES = 256 << 20
+"""A metadata file beyond that is not one."""
+
+_OPEN_FILES = 8
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class ImageDirectory:
+    """An open checkpoint directory; holds one descriptor, and a few for segments.
+
+    Goes on reading this very image when another is put in its place. Closed by
+    :meth:`close`, or when nothing refers to it any more.
+
+    :raises CheckpointNotFoundError: if the path is not a directory
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointNotFoundError(path) from None
+        self._fd = fd
+        self._segments: OrderedDict[str, int] = OrderedDict()
+        self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
+
+    def close(self) -> None:
+        """Close every descriptor; closing twice does nothing."""
+        self._finalizer()
+
+    def corrupt(self, name: str, reason: str) -> ImageCorruptError:
+        """Return the error for file *name*."""
+        return ImageCorruptError(self.path / name, reason)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a metadata file.
+
+        :raises ImageCorruptError: if it is missing, no regular file, or too long
+        """
+        content = self.read_optional(name)
+        if content is None:
+            raise self.corrupt(name, "missing")
+        return content
+
+    def read_optional(self, name: str) -> bytes | None:
+        """Return the content of a metadata file, or None if there is none.
+
+        :raises ImageCorruptError: if it is no regular file, or too long
+        """
+        fd = self._open(name)
+        if fd is None:
+            return None
+        try:
+            size = os.fstat(fd).st_size
+            if size > MAX_METADATA_BYTES:
+                raise self.corrupt(name, f"{size} bytes are too many")
+            with open(fd, "rb", closefd=False) as file:
+                return file.read(MAX_METADATA_BYTES)
+        finally:
+            os.close(fd)
+
+    def segment(self, name: str, size: int) -> "FileSegment":
+        """Return the bytes of a memory file, to be read at first access.
+
+        :raises ImageCorruptError: if it is missing, or not of that *size*
+        """
+        fd = self._open(name)
+        if fd is None:
+            raise self.corrupt(name, "missing")
+        found = os.fstat(fd).st_size
+        os.close(fd)
+        if found != size:
+            raise self.corrupt(name, f"{found} bytes instead of {size}")
+        return FileSegment(self, name, size)
+
+    def segment_fd(self, name: str) -> int:
+        """Return an open descriptor of a memory file, from a small cache.
+
+        :raises ImageCorruptError: if the file is gone
+        :raises ValueError: if the directory is closed
+        """
+        if not self._finalizer.alive:
+            raise ValueError(f"the checkpoint {self.path} is closed")
+        fd = self._segments.pop(name, None)
+        if fd is None:
+            fd = self._open(name)
+            if fd is None:
+                raise self.corrupt(name, "missing: removed or replaced since")
+            while len(self._segments) >= _OPEN_FILES:
+                os.close(self._segments.popitem(last=False)[1])
+        self._segments[name] = fd
+        return fd
+
+    def _open(self, name: str) -> int | None:
+        *folders, last = name.split("/")
+        where = self._fd
+        try:
+            for folder in folders:
+                flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                inner = os.open(folder, flags, dir_fd=where)
+                if where != self._fd:
+                    os.close(where)
+                where = inner
+            fd = os.open(last, _READ, dir_fd=where)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            # ELOOP: a symbolic link; ENXIO: a socket or such (open(2)).
+            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV):
+                raise self.corrupt(name, "not a regular file of this image") from error
+            raise
+        finally:
+            if where != self._fd:
+                os.close(where)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self.corrupt(name, "not a regular file of this image")
+        return fd
+
+
+def _close_all(fd: int, segments: "OrderedDict[str, int]") -> None:
+    for segment in segments.values():
+        os.close(segment)
+    segments.clear()
+    os.close(fd)
+
+
+class FileSegment(SegmentData):
+    """A segment in a memory file: nothing is open or read before it is asked for."""
+
+    __slots__ = ("_directory", "_name", "_size")
+
+    def __init__(self, directory: ImageDirectory, name: str, size: int) -> None:
+        self._directory = directory
+        self._name = name
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def ranges(self) -> Sequence[tuple[int, int]]:
+        fd = self._directory.segment_fd(self._name)
+        found: list[tuple[int, int]] = []
+        position = 0
+        while position < self._size:
+            try:
+                start = os.lseek(fd, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # a hole up to the end, lseek(2)
+                    raise
+                break
+            position = min(os.lseek(fd, start, os.SEEK_HOLE), self._size)
+            found.append((start, position))
+        return found
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        fd = self._directory.segment_fd(self._name)
+        while buffer:
+            count = os.preadv(fd, [buffer], offset)
+            if not count:
+                raise self._directory.corrupt(self._name, f"ends at byte {offset}")
+            offset += count
+            buffer = buffer[count:]

@@ -1,0 +1,20 @@
+"""Every file name and version number of an image, once."""
+
+META = "meta.json"
+"""Name and version; written last: a directory without it is no checkpoint."""
+
+POLICY = "policy.dat"
+APP_STATE = "app_state.bin"
+
+INFO = "process/info.json"
+FDS = "process/fds.json"
+MEMORY_MAP = "process/memory_map.json"
+MAIN_THREAD = "process/threads/0.bin"
+MEMORY = "process/memory"
+
+EXTENDED = "extended"
+EXTENDED_PROCESS = "extended/process.json"
+EXTENDED_VERSION = 1
+
+DIRECTORIES = ("process", "process/threads", MEMORY, EXTENDED)
+"""Every folder of an image, parents first."""

@@ -1,0 +1,102 @@
+"""JSON from an image, believed only field by field.
+
+As strict as the loaders of sandlock: every key there, every value of its type and
+range. Unknown keys are ignored.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import orjson
+
+T = TypeVar("T")
+
+U64 = range(1 << 64)
+I32 = range(-(1 << 31), 1 << 31)
+
+
+class Malformed(ValueError):
+    """A value is not what the format says; the message names the place."""
+
+
+def loads(content: bytes) -> object:
+    """Parse one JSON value.
+
+    :raises Malformed: if it is none
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"not JSON: {error}") from error
+
+
+class Fields:
+    """The fields of one JSON object."""
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise Malformed(f"{where} is not an object")
+        self._fields = value
+        self._where = where
+
+    def integer(self, key: str, within: range) -> int:
+        """Return an integer of that range."""
+        value = self._get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value not in within:
+            raise Malformed(
+                f"{self._where}.{key} is not an integer from {within.start} to "
+                f"{within.stop - 1}"
+            )
+        return value
+
+    def text(self, key: str) -> str:
+        """Return a string."""
+        value = self._get(key)
+        if not isinstance(value, str):
+            raise Malformed(f"{self._where}.{key} is not a string")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        """Return a string, or None if the key is null or absent."""
+        if self._fields.get(key) is None:
+            return None
+        return self.text(key)
+
+    def value(self, key: str) -> object:
+        """Return whatever is there, None if nothing is."""
+        return self._fields.get(key)
+
+    def items(self, key: str, parse: "Callable[[Fields], T]") -> tuple[T, ...]:
+        """Return a list of objects, each parsed."""
+        return parse_items(self._get(key), f"{self._where}.{key}", parse)
+
+    def integers(self, key: str, within: range) -> tuple[int, ...]:
+        """Return a list of integers of that range."""
+        value = self._get(key)
+        if not isinstance(value, list):
+            raise Malformed(f"{self._where}.{key} is not a list")
+        for number in value:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise Malformed(f"{self._where}.{key} holds something but integers")
+            if number not in within:
+                raise Malformed(f"{self._where}.{key} holds {number}, out of range")
+        return tuple(value)
+
+    def _get(self, key: str) -> object:
+        if key not in self._fields:
+            raise Malformed(f"{self._where} has no {key}")
+        return self._fields[key]
+
+
+def parse_items(
+    value: object, where: str, parse: Callable[[Fields], T]
+) -> tuple[T, ...]:
+    """Return a JSON list of objects, each parsed.
+
+    :raises Malformed: naming the first that is wrong
+    """
+    if not isinstance(value, list):
+        raise Malformed(f"{where} is not a list")
+    return tuple(
+        parse(Fields(item, f"{where}[{index}]")) for index, item in enumerate(value)
+    )

@@ -1,0 +1,62 @@
+"""Memory of our own that a capture copies into, without stalling other threads."""
+
+import ctypes
+import errno
+import mmap
+
+from sandlock_async.kernel.libc import check, libc
+
+MADV_DONTNEED = 4
+MADV_HUGEPAGE = 14
+MADV_POPULATE_WRITE = 23  # Linux 5.14
+
+_madvise = libc["madvise"]
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_madvise.restype = ctypes.c_int
+
+
+class Arena:
+    """Anonymous memory, faulted in at once, so that no copy waits for a page fault.
+
+    Faulting in and giving back let the GIL go: 256 MiB take 100 ms.
+
+    :param size: bytes; rounded up to pages
+    :raises OSError: ``ENOMEM``
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = max(-(-size // mmap.PAGESIZE), 1) * mmap.PAGESIZE
+        self._map = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._anchor)
+        self._advise(MADV_HUGEPAGE)
+        self._advise(MADV_POPULATE_WRITE)
+
+    @property
+    def view(self) -> memoryview:
+        """The arena's bytes. Release every view before :meth:`close`."""
+        return memoryview(self._map)
+
+    def trim(self, used: int) -> None:
+        """Give the pages behind the first *used* bytes back."""
+        start = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
+        if start < self.size:
+            _madvise(self.address + start, self.size - start, MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Give the memory back; closing twice does nothing."""
+        if self._anchor is not None:
+            # First the pages, with the GIL let go; then munmap is cheap.
+            _madvise(self.address, self.size, MADV_DONTNEED)
+            self._anchor = None
+            try:
+                self._map.close()
+            except BufferError:
+                # Somebody still looks at a slice; the last one to go unmaps it.
+                pass
+
+    def _advise(self, advice: int) -> None:
+        result = _madvise(self.address, self.size, advice)
+        # EINVAL: the kernel does not know the advice; then the copy faults in.
+        if result == -1 and ctypes.get_errno() != errno.EINVAL:
+            check(result, f"madvise({self.size} bytes)")

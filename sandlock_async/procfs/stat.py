@@ -1,0 +1,57 @@
+"""``/proc/PID/stat`` and ``/proc/PID/task/TID/stat``, ``proc_pid_stat(5)``."""
+
+from dataclasses import dataclass
+
+_PF_KTHREAD = 0x00200000  # linux/sched.h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """The fields a capture needs.
+
+    :ivar comm: the thread's name
+    :ivar state: one letter: R, S, D, T (stopped), t (traced), Z, X, I
+    :ivar parent: pid of the parent
+    :ivar flags: ``PF_*`` of ``linux/sched.h``
+    :ivar num_threads: threads of the group
+    :ivar start_time: clock ticks after boot; with the pid, an identity
+    """
+
+    comm: str
+    state: str
+    parent: int
+    flags: int
+    num_threads: int
+    start_time: int
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has ended and only waits to be reaped."""
+        return self.state in "ZX"
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        """Whether it is a thread of the kernel, without a program."""
+        return bool(self.flags & _PF_KTHREAD)
+
+
+def parse_stat(content: bytes) -> Stat:
+    """Parse one stat file.
+
+    :raises ValueError: if it has another form
+    """
+    # The name may hold spaces and parentheses: cut at the last one.
+    head, _, tail = content.rpartition(b")")
+    _, _, comm = head.partition(b"(")
+    fields = tail.split()
+    if len(fields) < 20:
+        raise ValueError(f"not a stat file: {content!r}")
+
+    return Stat(
+        comm=comm.decode(errors="replace"),
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        flags=int(fields[6]),
+        num_threads=int(fields[17]),
+        start_time=int(fields[19]),
+    )

@@ -1,0 +1,1 @@
+"""What is read while the target stands still, and where its bytes come from."""

@@ -1,0 +1,152 @@
+"""Copying ranges of another process's memory, and finding what cannot be read."""
+
+import errno
+import mmap
+import os
+from array import array
+from collections.abc import Iterator
+
+from sandlock_async.clock import Deadline
+from sandlock_async.errors import FreezeTimeoutError, ProcessGoneError
+from sandlock_async.kernel import files, process_vm
+
+GIL_HELD_BYTES = 1 << 20
+"""A call of this size is over before anybody misses the GIL (about 0.1 ms)."""
+
+_CALL_BYTES = 128 << 20
+"""A larger one lets it go; between two calls it is seen whether to give up."""
+
+
+class Copier:
+    """Reads the memory of one process, frozen or not."""
+
+    def __init__(self, pid: int, deadline: Deadline) -> None:
+        self._pid = pid
+        self._deadline = deadline
+
+    def copy(
+        self, ranges: list[int], address: int, *, hold_gil: bool
+    ) -> list[tuple[int, int]]:
+        """Copy flat *ranges*, packed, to our memory at *address*.
+
+        :return: the ranges that could not be read; our memory there is as it was
+        :raises ProcessGoneError: if the process ends
+        """
+        unreadable: list[tuple[int, int]] = []
+        for batch, size in _batches(
+            ranges, GIL_HELD_BYTES if hold_gil else _CALL_BYTES
+        ):
+            self._check_time()
+            self._copy_batch(batch, size, address, unreadable, hold_gil=hold_gil)
+            address += size
+        return unreadable
+
+    def copy_forced(self, ranges: list[int], view: memoryview) -> list[tuple[int, int]]:
+        """Copy flat *ranges*, packed, into *view*, whatever their permissions.
+
+        :return: the ranges that could not be read
+        """
+        unreadable: list[tuple[int, int]] = []
+        fd = files.open_fd(f"/proc/{self._pid}/mem")
+        try:
+            position = 0
+            for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
+                self._copy_forced(fd, start, view[position:][: end - start], unreadable)
+                position += end - start
+        finally:
+            os.close(fd)
+        return unreadable
+
+    def _copy_forced(
+        self, fd: int, start: int, view: memoryview, unreadable: list[tuple[int, int]]
+    ) -> None:
+        while view:
+            self._check_time()
+            try:
+                count = os.preadv(fd, [view[:GIL_HELD_BYTES]], start)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                count = mmap.PAGESIZE
+                unreadable.append((start, start + count))
+            if not count:
+                # The memory of a process that ended reads as empty.
+                raise ProcessGoneError(self._pid, "snapshot")
+            start += count
+            view = view[count:]
+
+    def _copy_batch(
+        self,
+        batch: "array[int]",
+        size: int,
+        address: int,
+        unreadable: list[tuple[int, int]],
+        *,
+        hold_gil: bool,
+    ) -> None:
+        while size:
+            try:
+                count = process_vm.readv(self._pid, batch, address, hold_gil=hold_gil)
+            except OSError as error:
+                if error.errno == errno.ESRCH:
+                    raise ProcessGoneError(self._pid, "snapshot") from None
+                if error.errno != errno.EFAULT:
+                    raise
+                count = 0
+            if count < size:
+                # It stopped at a page that cannot be read: step over that one.
+                bad = _advance(batch, count)
+                unreadable.append((bad, bad + mmap.PAGESIZE))
+                count += mmap.PAGESIZE
+                _advance(batch, mmap.PAGESIZE)
+            size -= count
+            address += count
+
+    def _check_time(self) -> None:
+        self._deadline.check_aborted()
+        if self._deadline.expired:
+            raise copy_overdue(self._pid, self._deadline)
+
+
+def copy_overdue(pid: int, deadline: Deadline) -> FreezeTimeoutError:
+    """Return the error for a copy that would freeze the target for too long."""
+    return FreezeTimeoutError(
+        pid,
+        "snapshot",
+        f"the memory of process {pid} could not be read in {deadline.seconds:g} s",
+        help="raise memory_limit, so that the copy goes to memory and not to the "
+        "disk, or the timeout",
+    )
+
+
+def _batches(ranges: list[int], most: int) -> Iterator[tuple["array[int]", int]]:
+    """Yield ``(iovecs, bytes)``, each within what one call should do."""
+    batch = array("Q")
+    size = 0
+    for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
+        while start < end:
+            length = min(end - start, most - size)
+            batch.append(start)
+            batch.append(length)
+            size += length
+            start += length
+            if size == most or len(batch) == 2 * process_vm.IOV_MAX:
+                yield batch, size
+                batch = array("Q")
+                size = 0
+    if size:
+        yield batch, size
+
+
+def _advance(batch: "array[int]", count: int) -> int:
+    """Drop the first *count* bytes of the iovecs; the address that is next."""
+    index = 0
+    while index < len(batch) and batch[index + 1] <= count:
+        count -= batch[index + 1]
+        index += 2
+    del batch[:index]
+    if not batch:
+        return 0
+    batch[0] += count
+    batch[1] -= count
+    return batch[0]

@@ -1,0 +1,306 @@
+"""The direct source: memory copied while the target stands still.
+
+What fits the arena is copied there and the target can run on at once. The rest is
+``pending``: it must be read, piece by piece, before the thaw.
+"""
+
+import concurrent.futures
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sandlock_async.kernel.memory import Arena
+from sandlock_async.model import MemorySegment, Skipped
+from sandlock_async.plan import Plan, SegmentPlan, gaps
+from sandlock_async.snapshot.copying import Copier
+from sandlock_async.snapshot.late_files import open_mapped_file
+from sandlock_async.snapshot.pieces import (
+    FileBacking,
+    MemoryBacking,
+    Piece,
+    PiecedData,
+)
+
+PIECE_BYTES = 4 << 20
+"""Size of a piece that is read while frozen, and of the buffers for it."""
+
+Run = tuple[int, memoryview]
+"""Offset in a segment, and the bytes from there on."""
+
+_HOLD_GIL_BYTES = 8 << 20  # about 2 ms: nobody misses the GIL, and none is waited for
+_TWO_READERS_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Address *ranges* (flat) of segment number *index*, to be read before the thaw.
+
+    :ivar size: their bytes, at most :data:`PIECE_BYTES`
+    """
+
+    index: int
+    ranges: list[int]
+    size: int
+
+
+class DirectSource:
+    """Copies what a plan names, and gives it out as segments.
+
+    :param arena: memory to copy to; its size decides how much fits
+    :param readers: threads of which one may help with a large copy
+    :ivar pending: what did not fit
+    """
+
+    def __init__(
+        self, copier: Copier, arena: Arena, readers: concurrent.futures.Executor
+    ) -> None:
+        self._copier = copier
+        self._arena = arena
+        self._readers = readers
+        self._backing = MemoryBacking(arena.view)
+        self._plan = Plan(segments=(), skipped=())
+        self._inside: list[tuple[int, list[int]]] = []  # arena offset, ranges
+        self._unreadable: list[tuple[int, int]] = []
+        self._used_bytes = 0
+        self._late_fds: list[int] = []
+        self._late_pieces: dict[int, list[Piece]] = {}
+        self._late_skipped: list[Skipped] = []
+        self.pending: list[Pending] = []
+
+    def copy(self, plan: Plan) -> None:
+        """Copy what fits; call while the target is frozen, on the tracer's thread.
+
+        :raises ProcessGoneError: if the process is killed meanwhile
+        """
+        self._plan = plan
+        self._inside = [(0, [])] * len(plan.segments)
+        offset = 0
+        ordinary: list[int] = []
+        # The ordinary ones lie together in the arena, so that one call takes many.
+        for forced in (False, True):
+            for index, segment in enumerate(plan.segments):
+                if segment.forced is not forced:
+                    continue
+                inside, outside = _split(segment.populated, self._arena.size - offset)
+                self._inside[index] = (offset, inside)
+                self.pending += _pieces(index, outside)
+                size = sum(inside[1::2]) - sum(inside[0::2])
+                if forced and size:
+                    view = self._arena.view[offset : offset + size]
+                    self._unreadable += self._copier.copy_forced(inside, view)
+                else:
+                    ordinary += inside
+                offset += size
+            if not forced:
+                self._copy_ordinary(ordinary)
+                ordinary = []
+        self._used_bytes = offset
+
+    def plan_of(self, pending: Pending) -> SegmentPlan:
+        """Return the plan of the segment that a pending piece belongs to."""
+        return self._plan.segments[pending.index]
+
+    def read(self, pending: Pending, buffer: memoryview, address: int) -> list[Run]:
+        """Read a pending piece, packed, to *buffer*, which lies at *address*.
+
+        Any thread; only while the target is frozen. What cannot be read is zero.
+
+        :return: what lies where: offset in the segment, and the bytes
+        """
+        segment = self.plan_of(pending)
+        buffer = buffer[: pending.size]
+        if segment.forced:
+            bad = self._copier.copy_forced(pending.ranges, buffer)
+        else:
+            bad = self._copier.copy(pending.ranges, address, hold_gil=False)
+        runs: list[Run] = []
+        position = 0
+        for start, end in _pairs(pending.ranges):
+            run = buffer[position : position + end - start]
+            for low, high in bad:
+                if start <= low < end:
+                    run[low - start : high - start] = bytes(high - low)
+            runs.append((start - segment.start, run))
+            position += end - start
+        self._unreadable += bad
+        return runs
+
+    def open_late_files(self, pid: int, root_fd: int) -> None:
+        """Open the files of pages that were mapped but never touched.
+
+        Call after the thaw; it may wait for a disk.
+        """
+        for index, segment in enumerate(self._plan.segments):
+            if not segment.from_file:
+                continue
+            opened = open_mapped_file(pid, root_fd, segment.mapping)
+            if isinstance(opened, str):
+                self._skip_late(segment, segment.from_file, opened)
+            elif opened is not None:
+                self._late_fds.append(opened)
+                shift = segment.mapping.map.offset - segment.start
+                page = mmap.PAGESIZE
+                end = -(-os.fstat(opened).st_size // page) * page - shift
+                inside, past = _split_at(segment.from_file, end)
+                self._skip_late(segment, past, "past the end of the mapped file")
+                backing = FileBacking(opened)
+                self._late_pieces[index] = [
+                    Piece(
+                        low - segment.start, high - segment.start, backing, low + shift
+                    )
+                    for low, high in _pairs(inside)
+                ]
+
+    def _skip_late(self, segment: SegmentPlan, flat: list[int], reason: str) -> None:
+        path = segment.mapping.map.path
+        self._late_skipped += [
+            Skipped(start=start, end=end, path=path, reason=reason)
+            for start, end in _pairs(flat)
+        ]
+
+    def segments(
+        self, streamed: dict[int, list[Piece]] | None = None
+    ) -> tuple[MemorySegment, ...]:
+        """Return what was copied, without what was pending.
+
+        :param streamed: pieces by segment number, where pending ones are now
+        """
+        found: list[MemorySegment] = []
+        for index, segment in enumerate(self._plan.segments):
+            offset, inside = self._inside[index]
+            pieces = self._memory_pieces(segment, offset, inside)
+            more = [*self._late_pieces.get(index, ()), *(streamed or {}).get(index, ())]
+            if more:
+                pieces = sorted([*pieces, *more], key=lambda piece: piece.start)
+            found.append(
+                MemorySegment(
+                    start=segment.start, data=PiecedData(segment.size, pieces)
+                )
+            )
+        return tuple(found)
+
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Return what is not in the image though it should be, with reasons."""
+        reasons = [*self._plan.skipped, *self._late_skipped]
+        for start, end in _merged(self._unreadable):
+            segment = next(
+                segment
+                for segment in self._plan.segments
+                if segment.start <= start < segment.start + segment.size
+            )
+            path = segment.mapping.map.path
+            reason = "the kernel cannot read it (guard, device or failed page)"
+            reasons.append(Skipped(start=start, end=end, path=path, reason=reason))
+        return tuple(sorted(reasons, key=lambda skipped: skipped.start))
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes copied to the arena, and pending ones."""
+        return self._used_bytes + sum(piece.size for piece in self.pending)
+
+    def trim(self) -> None:
+        """Give the part of the arena back that the copy did not need."""
+        self._arena.trim(self._used_bytes)
+
+    def close(self) -> None:
+        """Close the files that were opened late, and give the memory back."""
+        fds, self._late_fds = self._late_fds, []
+        for fd in fds:
+            os.close(fd)
+        self._backing.release()
+        self._arena.close()
+
+    def _copy_ordinary(self, ranges: list[int]) -> None:
+        total = sum(ranges[1::2]) - sum(ranges[0::2])
+        address = self._arena.address
+        if total <= _HOLD_GIL_BYTES:
+            self._unreadable += self._copier.copy(ranges, address, hold_gil=True)
+        elif total <= _TWO_READERS_BYTES:
+            self._unreadable += self._copier.copy(ranges, address, hold_gil=False)
+        else:
+            first, second = _split(ranges, total // 2 & -(2 << 20))
+            half = sum(first[1::2]) - sum(first[0::2])
+            helper = self._readers.submit(
+                self._copier.copy, second, address + half, hold_gil=False
+            )
+            try:
+                self._unreadable += self._copier.copy(first, address, hold_gil=False)
+            finally:
+                # The arena must not go while the other still writes to it.
+                concurrent.futures.wait([helper])
+            self._unreadable += helper.result()
+
+    def _memory_pieces(
+        self, segment: SegmentPlan, offset: int, inside: list[int]
+    ) -> list[Piece]:
+        holes = [
+            hole
+            for hole in _merged(self._unreadable)
+            if segment.start <= hole[0] < segment.start + segment.size
+        ]
+        pieces: list[Piece] = []
+        for start, end in _pairs(inside):
+            cut = [edge for hole in holes if start <= hole[0] < end for edge in hole]
+            for low, high in gaps(cut, start, end):
+                pieces.append(
+                    Piece(
+                        low - segment.start,
+                        high - segment.start,
+                        self._backing,
+                        offset + low - start,
+                    )
+                )
+            offset += end - start
+        return pieces
+
+
+def _pairs(flat: list[int]) -> Iterable[tuple[int, int]]:
+    return zip(flat[0::2], flat[1::2], strict=True)
+
+
+def _split(flat: list[int], size: int) -> tuple[list[int], list[int]]:
+    """Cut flat ranges in two: the first *size* bytes, and the rest."""
+    for index, (start, end) in enumerate(_pairs(flat)):
+        if end - start > size:
+            head, tail = flat[: 2 * index], flat[2 * index + 2 :]
+            if size:
+                head += [start, start + size]
+            return head, [start + size, end, *tail]
+        size -= end - start
+    return flat, []
+
+
+def _split_at(flat: list[int], address: int) -> tuple[list[int], list[int]]:
+    """Cut flat ranges in two: what lies below *address*, and the rest."""
+    below = sum(max(min(end, address) - start, 0) for start, end in _pairs(flat))
+    return _split(flat, below)
+
+
+def _pieces(index: int, flat: list[int]) -> Iterator[Pending]:
+    """Bundle flat ranges of a segment to pieces of one buffer each."""
+    bundle: list[int] = []
+    size = 0
+    for start, end in _pairs(flat):
+        low = start
+        while low < end:
+            high = min(low + PIECE_BYTES - size, end)
+            bundle += (low, high)
+            size += high - low
+            low = high
+            if size == PIECE_BYTES:
+                yield Pending(index, bundle, size)
+                bundle, size = [], 0
+    if size:
+        yield Pending(index, bundle, size)
+
+
+def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sort ranges and join those that touch."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined

@@ -1,0 +1,106 @@
+"""What is read under the freeze besides memory: bytes only, parsed afterwards."""
+
+from dataclasses import dataclass
+
+from sandlock_async.arch import Machine
+from sandlock_async.errors import UnsupportedArchError
+from sandlock_async.kernel import files, ptrace
+from sandlock_async.model import FdInfo, ThreadState
+from sandlock_async.procfs.fdinfo import parse_fdinfo
+
+_USERFAULTFD = b"anon_inode:[userfaultfd]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawFd:
+    """A descriptor as procfs shows it."""
+
+    fd: int
+    link: bytes
+    fdinfo: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The small things of a frozen process.
+
+    :ivar registers: ``(tid, NT_PRSTATUS)``, the main thread first
+    """
+
+    registers: tuple[tuple[int, bytes], ...]
+    fds: tuple[RawFd, ...]
+    cwd: bytes
+    exe: bytes
+
+    @property
+    def has_userfaultfd(self) -> bool:
+        """Whether it holds a userfaultfd(2)."""
+        return any(raw.link == _USERFAULTFD for raw in self.fds)
+
+
+def read_facts(pid: int, tids: list[int]) -> Facts:
+    """Read the registers, descriptors and links of a frozen process.
+
+    :raises OSError: ``ESRCH`` or ``ENOENT`` if it was killed meanwhile
+    """
+    registers = tuple(
+        (tid, ptrace.getregset(tid, ptrace.Regset.PRSTATUS)) for tid in tids
+    )
+    return Facts(
+        registers=registers,
+        fds=tuple(_read_fds(pid)),
+        cwd=_link_or_empty(f"/proc/{pid}/cwd"),
+        exe=_link_or_empty(f"/proc/{pid}/exe"),
+    )
+
+
+def parse_threads(facts: Facts, pid: int, machine: Machine) -> tuple[ThreadState, ...]:
+    """Return every thread's registers as numbers.
+
+    :raises UnsupportedArchError: if a thread runs 32-bit code
+    """
+    size = 8 * machine.register_count
+    threads: list[ThreadState] = []
+    for tid, regset in facts.registers:
+        if len(regset) != size:
+            raise UnsupportedArchError(
+                f"unsupported architecture: thread {tid} of process {pid} has "
+                f"{len(regset)} bytes of registers, not the {size} of {machine.name}",
+                pid=pid,
+                phase="snapshot",
+                help="32-bit programs cannot be captured",
+            )
+        words = memoryview(regset).cast("Q")
+        threads.append(ThreadState(tid=tid, regs=tuple(words)))
+    return tuple(threads)
+
+
+def parse_fds(facts: Facts) -> tuple[FdInfo, ...]:
+    """Return the descriptor table, by number."""
+    table: list[FdInfo] = []
+    for raw in facts.fds:
+        flags, offset = parse_fdinfo(raw.fdinfo)
+        path = raw.link.decode(errors="replace")
+        table.append(FdInfo(fd=raw.fd, path=path, flags=flags, offset=offset))
+    return tuple(table)
+
+
+def _read_fds(pid: int) -> list[RawFd]:
+    # All threads stand still, so the table cannot change; but another process
+    # that shares it (CLONE_FILES) can close a descriptor between the two reads.
+    fds: list[RawFd] = []
+    for fd in files.list_numbers(f"/proc/{pid}/fd"):
+        try:
+            link = files.read_link(f"/proc/{pid}/fd/{fd}")
+            fdinfo = files.read_file(f"/proc/{pid}/fdinfo/{fd}")
+        except FileNotFoundError:
+            continue
+        fds.append(RawFd(fd=fd, link=link, fdinfo=fdinfo))
+    return fds
+
+
+def _link_or_empty(path: str) -> bytes:
+    try:
+        return files.read_link(path)
+    except FileNotFoundError:
+        return b""  # as sandlock has it for a link that cannot be read

@@ -1,0 +1,88 @@
+"""What is looked up before the freeze, to make the freeze short.
+
+smaps of 800 MB costs 17 ms, maps 0.05: the flags are read while the target runs,
+and read again under the freeze only where they can matter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sandlock_async.denial import explain_denial
+from sandlock_async.errors import NotPermittedError, ProcessGoneError, UncapturableError
+from sandlock_async.kernel import files
+from sandlock_async.kernel.pagemap import Pagemap
+from sandlock_async.model import MemoryMap
+from sandlock_async.plan import plan_segments
+from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
+from sandlock_async.target import Target, read_stat
+
+_PHASE = "prepare"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The memory layout as it was a moment ago.
+
+    :ivar maps: ``/proc/PID/maps``, byte for byte
+    :ivar mappings: the same, parsed
+    :ivar vm_flags: ``VmFlags`` of smaps, by start address
+    :ivar expected_bytes: what a capture would copy now
+    """
+
+    maps: bytes
+    mappings: list[Mapping]
+    vm_flags: dict[int, frozenset[str]]
+    expected_bytes: int
+
+    @property
+    def missing_faults(self) -> bool:
+        """Whether a fault in some mapping would go to a userfaultfd handler."""
+        return any("um" in flags for flags in self.vm_flags.values())
+
+
+def survey(target: Target, captures: Callable[[MemoryMap], bool]) -> Survey:
+    """Read the memory layout of the running target.
+
+    :param captures: which mappings the image wants
+    :raises ProcessGoneError: if it is gone
+    :raises NotPermittedError: if we may not look at its memory
+    """
+    pid = target.pid
+    try:
+        maps = files.read_file(f"/proc/{pid}/maps")
+        vm_flags = read_vm_flags(pid)
+        mappings = parse_maps(maps)
+        with Pagemap(pid) as pagemap:
+            plan = plan_segments(
+                mappings, vm_flags, captures=captures, populated=pagemap.populated
+            )
+    except OSError as error:
+        raise translate(error, pid, "prepare") from error
+    return Survey(
+        maps=maps,
+        mappings=mappings,
+        vm_flags=vm_flags,
+        expected_bytes=plan.populated_bytes,
+    )
+
+
+def read_vm_flags(pid: int) -> dict[int, frozenset[str]]:
+    """Return the ``VmFlags`` of every mapping, by start address.
+
+    Takes milliseconds, with the GIL let go.
+
+    :raises OSError: if ``/proc/PID/smaps`` cannot be read
+    """
+    with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
+        return parse_vm_flags(file.readall())
+
+
+def translate(
+    error: OSError, pid: int, phase: str
+) -> ProcessGoneError | NotPermittedError | UncapturableError | OSError:
+    """Return what an error of a file below ``/proc/PID`` means."""
+    if files.is_gone(error):
+        return ProcessGoneError(pid, phase)
+    if isinstance(error, PermissionError):
+        return explain_denial(pid, pid, read_stat(pid, phase))
+    return error

@@ -1,0 +1,1 @@
+"""Checkpoint directories: stage, stream, fsync, commit, replace, list."""

@@ -1,0 +1,75 @@
+"""An image on its way to its place: a stage, and the stream that fills it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandlock_async.image import layout
+from sandlock_async.image.files import ImageFiles
+from sandlock_async.store.buffers import Buffers
+from sandlock_async.store.stage import Stage, translated
+from sandlock_async.store.stream import SegmentStream
+from sandlock_async.workers import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An image that is not there yet."""
+
+    stage: Stage
+    stream: SegmentStream
+    buffers: Buffers
+    _workers: Workers
+
+    async def commit(self, files: ImageFiles) -> int:
+        """Write what is missing and put the image at its place, whole.
+
+        :return: bytes written to the disk
+        :raises NoSpaceError: if the disk is full
+        :raises StoreError: if it cannot be written
+        """
+        stage = self.stage
+        small = dict(files.small)
+        meta = small.pop(layout.META)
+
+        def write_metadata() -> None:
+            for name, content in small.items():
+                stage.write(name, content)
+
+        memory_bytes = sum(len(segment.data) for _, segment in files.segments)
+        with translated(stage.destination, memory_bytes):
+            await self._workers.run(write_metadata)
+            await self.stream.write_all(files.segments)
+            await self._workers.run(stage.commit, meta)
+        return stage.written_bytes + self.stream.written_bytes
+
+
+@asynccontextmanager
+async def drafted(
+    destination: Path,
+    workers: Workers,
+    *,
+    replace: bool,
+    durable: bool,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> AsyncIterator[Draft]:
+    """Open a draft for *destination*; unless it is committed inside, it is removed.
+
+    :param on_bytes: told how many bytes of memory have been written since last time
+    :raises CheckpointExistsError: if something is there, without *replace*
+    :raises StoreError: if the place will not do
+    """
+    stage = await workers.run(Stage, destination, replace=replace, durable=durable)
+    buffers = Buffers(workers)
+    try:
+        stream = SegmentStream(
+            stage.path, workers, buffers, durable=durable, on_bytes=on_bytes
+        )
+        yield Draft(stage, stream, buffers, workers)
+    finally:
+        try:
+            await workers.drained()  # nobody writes to it any more
+        finally:
+            buffers.close()
+            await workers.run(stage.discard)

@@ -1,0 +1,195 @@
+"""Segments to files: concurrently, in large pieces, holes left as holes.
+
+One hop to a worker for each buffer, and one for all small segments together: a
+seek and a write for each page of a scattered mapping would take seconds.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiofiles
+
+from sandlock_async.completion import shielded, task_group
+from sandlock_async.model import MemorySegment, SegmentData
+from sandlock_async.store.buffers import BUFFER_BYTES, Buffers
+from sandlock_async.workers import THREADS, Workers
+
+if TYPE_CHECKING:
+    from aiofiles.threadpool.binary import AsyncFileIO
+
+SMALL_BYTES = 256 << 10
+"""Segments up to this size are written together."""
+
+Range = tuple[int, int]
+Run = tuple[int, memoryview]
+
+_FLAGS = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class SegmentStream:
+    """Writes the memory files of one stage.
+
+    :param folder: the stage
+    :param durable: fsync each file
+    :param on_bytes: told how many bytes have been written since it was last told
+    :ivar written_bytes: all of them
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        workers: Workers,
+        buffers: Buffers,
+        *,
+        durable: bool,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        self._folder = folder
+        self._workers = workers
+        self._buffers = buffers
+        self._durable = durable
+        self._tell = on_bytes
+        self.written_bytes = 0
+        self._slots = asyncio.Semaphore(THREADS)
+
+    async def write_all(self, files: Sequence[tuple[str, MemorySegment]]) -> None:
+        """Write every segment to its file; a file may hold a part of it already.
+
+        :raises OSError: as the file system says
+        """
+        small = [file for file in files if len(file[1].data) <= SMALL_BYTES]
+        large = [file for file in files if len(file[1].data) > SMALL_BYTES]
+        async with task_group() as group:
+            if small:
+                group.start_soon(self._write_small, small)
+            for name, segment in large:
+                group.start_soon(self._write_large, name, segment.data)
+
+    async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
+        """Write some bytes of the segment in file *name*, of *size* bytes in all."""
+        await self._workers.run(_write_runs, self._folder / name, size, runs)
+        self._on_bytes(sum(len(run) for _, run in runs))
+
+    def _on_bytes(self, count: int) -> None:
+        self.written_bytes += count
+        self._tell(count)
+
+    async def _write_small(self, files: list[tuple[str, MemorySegment]]) -> None:
+        def write() -> int:
+            total = 0
+            for name, segment in files:
+                fd = _open(self._folder / name)
+                try:
+                    os.ftruncate(fd, len(segment.data))
+                    for start, stop in segment.data.ranges():
+                        view = _bytes_of(segment.data, start, stop)
+                        _pwrite(fd, view, start)
+                        total += stop - start
+                    if self._durable:
+                        os.fsync(fd)
+                finally:
+                    os.close(fd)
+            return total
+
+        self._on_bytes(await self._workers.run(write))
+
+    async def _write_large(self, name: str, data: SegmentData) -> None:
+        async with self._slots:
+            path = self._folder / name
+            # Shielded, each of them: a cancelled aiofiles call returns while its
+            # thread goes on, and would have the file closed under its feet.
+            file = await shielded(
+                aiofiles.open(
+                    path, "r+b", buffering=0, opener=_opener, executor=self._workers
+                )
+            )
+            try:
+                await shielded(file.truncate(len(data)))
+                ranges = await self._workers.run(data.ranges)
+                for group in _grouped(ranges):
+                    await self._write_group(file, data, group)
+                if self._durable:
+                    await self._workers.run(os.fsync, file.fileno())
+            finally:
+                await shielded(file.close())
+
+    async def _write_group(
+        self, file: "AsyncFileIO", data: SegmentData, group: list[Range]
+    ) -> None:
+        size = sum(stop - start for start, stop in group)
+        start, stop = group[0]
+        view = data.view(start, stop - start) if len(group) == 1 else None
+        if view is not None:
+            await shielded(file.seek(start))
+            while view:
+                view = view[await shielded(file.write(view)) :]
+        else:
+            async with self._buffers.lent() as buffer:
+                await self._workers.run(
+                    _copy_group, file.fileno(), data, group, buffer.view
+                )
+        self._on_bytes(size)
+
+
+def _copy_group(
+    fd: int, data: SegmentData, group: list[Range], buffer: memoryview
+) -> None:
+    for start, stop in group:
+        view = data.view(start, stop - start)
+        if view is None:
+            view = buffer[: stop - start]
+            data.readinto(start, view)
+        _pwrite(fd, view, start)
+
+
+def _write_runs(path: Path, size: int, runs: list[Run]) -> None:
+    fd = _open(path)
+    try:
+        os.ftruncate(fd, size)
+        for offset, run in runs:
+            _pwrite(fd, run, offset)
+    finally:
+        os.close(fd)
+
+
+def _bytes_of(data: SegmentData, start: int, stop: int) -> memoryview:
+    view = data.view(start, stop - start)
+    return memoryview(data[start:stop]) if view is None else view
+
+
+def _pwrite(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        count = os.pwrite(fd, view, offset)
+        offset += count
+        view = view[count:]
+
+
+def _open(path: Path) -> int:
+    return _opener(os.fspath(path), os.O_RDWR)
+
+
+def _opener(path: str, flags: int) -> int:
+    fd = os.open(path, flags | _FLAGS, 0o600)
+    os.fchmod(fd, 0o600)  # whatever the umask
+    return fd
+
+
+def _grouped(ranges: Iterable[Range]) -> Iterator[list[Range]]:
+    """Bundle ranges to groups of at most a buffer's size."""
+    group: list[Range] = []
+    room = BUFFER_BYTES
+    for start, stop in ranges:
+        low = start
+        while low < stop:
+            high = min(stop, low + room)
+            group.append((low, high))
+            room -= high - low
+            low = high
+            if not room:
+                yield group
+                group, room = [], BUFFER_BYTES
+    if group:
+        yield group

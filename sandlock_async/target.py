@@ -1,0 +1,202 @@
+"""The process that is to be captured: who it is, held from the first moment."""
+
+import os
+import platform
+import signal
+import sys
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from sandlock_async.arch import MACHINES, Machine
+from sandlock_async.errors import (
+    ProcessGoneError,
+    UncapturableError,
+    UnsupportedArchError,
+)
+from sandlock_async.freeze import dead_leader_error
+from sandlock_async.kernel import files
+from sandlock_async.procfs.elf import parse_elf_machine
+from sandlock_async.procfs.stat import Stat, parse_stat
+
+_PHASE = "prepare"
+
+
+def resolve_pid(target: object) -> int:
+    """Return the pid that *target* is or has.
+
+    :param target: a pid, or anything with a ``pid``
+    :raises ValueError: if it has none (not started, ended), or is this process
+    :raises TypeError: if it is something else
+    """
+    pid = target if isinstance(target, int) else getattr(target, "pid", target)
+    if pid is None:
+        raise ValueError(f"{target!r} has no pid: not started yet, or ended")
+    if isinstance(pid, bool) or not isinstance(pid, int):
+        raise TypeError(f"expected a pid or an object with a pid, not {target!r}")
+    if pid <= 0:
+        raise ValueError(f"{pid} is not a pid")
+    if pid == os.getpid():
+        raise ValueError("a process cannot capture itself")
+
+    return pid
+
+
+def is_sandbox(target: object) -> bool:
+    """Whether *target* is a ``sandlock.Sandbox``, or a process started by one."""
+    return type(target).__module__.partition(".")[0] == "sandlock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A process, pinned: its number cannot come to mean another one unseen.
+
+    :ivar pidfd: refers to it, however long it takes
+    :ivar root_fd: its root directory (``O_PATH``); -1 if we may not look
+    :ivar start_time: clock ticks after boot; with the pid, an identity
+    :ivar is_child: whether this process is its parent
+    :ivar sandboxed: whether it was given as a ``sandlock.Sandbox``
+    """
+
+    pid: int
+    pidfd: int
+    root_fd: int
+    start_time: int
+    machine: Machine
+    is_child: bool
+    sandboxed: bool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self.pidfd)
+        if self.root_fd >= 0:
+            os.close(self.root_fd)
+
+    def check_same(self, stat: Stat, phase: str) -> None:
+        """Return if *stat* is of this very process.
+
+        :raises ProcessGoneError: if the number has gone to another one
+        """
+        if stat.start_time != self.start_time:
+            raise ProcessGoneError(self.pid, phase, "its number has been given anew")
+
+    def is_running(self) -> bool:
+        """Whether the process has not ended yet."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def open_target(pid: int, *, sandboxed: bool) -> Target:
+    """Pin the process *pid* after everything about it that forbids a capture.
+
+    Nothing is done to it. Close the target when the capture is over.
+
+    :raises ProcessGoneError: if there is none, or it has ended
+    :raises UncapturableError: if it is a kernel thread, a single thread of another
+        process, or its main thread has ended
+    :raises UnsupportedArchError: on an unknown machine, or for a foreign program
+    """
+    machine = current_machine(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise ProcessGoneError(pid, _PHASE) from None
+    except OSError as error:
+        # EINVAL, in newer kernels ENOENT: the number of a thread, pidfd_open(2).
+        raise UncapturableError(
+            f"{pid} is the number of a thread, not of a process",
+            pid=pid,
+            phase=_PHASE,
+            help="give the number of the process (Tgid in /proc/PID/status)",
+        ) from error
+    try:
+        stat = read_stat(pid, _PHASE)
+        if stat.is_dead:
+            raise dead_leader_error(pid, stat, _PHASE)
+        if stat.is_kernel_thread:
+            raise UncapturableError(
+                f"process {pid} ({stat.comm}) is a thread of the kernel",
+                pid=pid,
+                phase=_PHASE,
+            )
+        _check_program(pid, machine)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    return Target(
+        pid=pid,
+        pidfd=pidfd,
+        root_fd=_open_root(pid),
+        start_time=stat.start_time,
+        machine=machine,
+        is_child=stat.parent == os.getpid(),
+        sandboxed=sandboxed,
+    )
+
+
+def current_machine(pid: int) -> Machine:
+    """Return this machine's register layout.
+
+    :raises UnsupportedArchError: if it is not one that can be captured
+    """
+    name = platform.machine()
+    machine = MACHINES.get(name)
+    if machine is None or sys.maxsize < 1 << 32:
+        bits = "" if sys.maxsize > 1 << 32 else " (32-bit Python)"
+        raise UnsupportedArchError(
+            f"unsupported architecture: {name}{bits}",
+            pid=pid,
+            phase=_PHASE,
+            help=f"captures work on {', '.join(MACHINES)}, with a 64-bit Python",
+        )
+    return machine
+
+
+def read_stat(pid: int, phase: str) -> Stat:
+    """Return ``/proc/PID/stat``.
+
+    :raises ProcessGoneError: if the process is gone
+    """
+    try:
+        return parse_stat(files.read_file(f"/proc/{pid}/stat"))
+    except OSError as error:
+        if files.is_gone(error):
+            raise ProcessGoneError(pid, phase) from None
+        raise
+
+
+def _open_root(pid: int) -> int:
+    try:
+        return os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return -1  # no rights, or gone: the attach will say so, with its reason
+
+
+def _check_program(pid: int, machine: Machine) -> None:
+    try:
+        with open(f"/proc/{pid}/exe", "rb", buffering=0) as file:
+            header = file.read(20)
+    except OSError:
+        return  # no rights: the attach will say so, with its reason
+    elf = parse_elf_machine(header)
+    if elf is not None and elf != (True, machine.elf_machine):
+        bits = 64 if elf[0] else 32
+        raise UnsupportedArchError(
+            f"unsupported architecture: process {pid} runs a {bits}-bit program for "
+            f"ELF machine {elf[1]} on {machine.name}",
+            pid=pid,
+            phase=_PHASE,
+            help=f"only 64-bit {machine.name} programs can be captured here",
+        )

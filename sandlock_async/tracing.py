@@ -1,0 +1,225 @@
+"""The event loop's side of a freeze: it starts it, waits for it, and ends it.
+
+Everything that touches the target runs on the tracer's thread; what does not fit
+the memory budget is handed on from there, under the freeze, piece by piece.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+
+from sandlock_async.clock import Deadline
+from sandlock_async.completion import Overdue, completed, task_group
+from sandlock_async.errors import FreezeTimeoutError
+from sandlock_async.freeze import ThreadGroup
+from sandlock_async.kernel.memory import Arena
+from sandlock_async.model import FdInfo, MemoryMap, ProcessState
+from sandlock_async.plan import SegmentPlan
+from sandlock_async.snapshot.copying import Copier, copy_overdue
+from sandlock_async.snapshot.direct import DirectSource, Pending, Run
+from sandlock_async.snapshot.facts import parse_fds, parse_threads
+from sandlock_async.snapshot.pieces import Piece
+from sandlock_async.snapshot.survey import Survey
+from sandlock_async.snapshot.window import View, look
+from sandlock_async.store.buffers import Buffers
+from sandlock_async.target import Target
+from sandlock_async.tracer import TracerThread
+from sandlock_async.waiters import LoopFacts, check_waiters, child_stops_silenced
+from sandlock_async.workers import THREADS, Workers
+
+_PATIENCE_S = 2.0
+"""How long after its timeout a thread that is stuck in the kernel is waited for."""
+
+Spill = Callable[[int, SegmentPlan, list[Run]], Awaitable[None]]
+"""Takes memory that must be written while the target is frozen: the number of the
+segment, its plan, and the bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A process as it was, in our memory; the process itself runs again.
+
+    :ivar attach_ms: from the first request to the first interrupt
+    :ivar freeze_ms: from the first interrupt to the last detach
+    :ivar copied_bytes: bytes read while it was frozen
+    :ivar spilled_bytes: those of them that did not fit the memory budget
+    """
+
+    target: Target
+    view: View
+    source: DirectSource
+    threads: int
+    attach_ms: float
+    freeze_ms: float
+    copied_bytes: int
+    spilled_bytes: int
+
+    def process_state(
+        self, streamed: dict[int, list[Piece]] | None = None
+    ) -> ProcessState:
+        """Return what was seen, as the image has it.
+
+        :param streamed: where the spilled bytes are now, by segment number
+        :raises UnsupportedArchError: if the process turns out to run 32-bit code
+        """
+        facts, pid = self.view.facts, self.target.pid
+        threads = parse_threads(facts, pid, self.target.machine)
+        return ProcessState(
+            pid=pid,
+            cwd=facts.cwd.decode(errors="replace"),
+            exe=facts.exe.decode(errors="replace"),
+            regs=threads[0].regs,
+            memory_maps=tuple(mapping.map for mapping in self.view.mappings),
+            memory_data=self.source.segments(streamed),
+            threads=threads,
+            arch=self.target.machine.name,
+            skipped=self.source.skipped(),
+        )
+
+    def fd_table(self) -> tuple[FdInfo, ...]:
+        """Return the open descriptors."""
+        return parse_fds(self.view.facts)
+
+
+async def take_snapshot(
+    target: Target,
+    seen: Survey,
+    *,
+    captures: Callable[[MemoryMap], bool],
+    room: int,
+    timeout: float,
+    workers: Workers,
+    buffers: Buffers,
+    spill: Spill,
+    on_frozen: Callable[[int], None] = lambda _: None,
+) -> Snapshot:
+    """Freeze the target, copy it, and let it run again.
+
+    However this ends, when it ends the target runs.
+
+    :param room: bytes of memory for the copy
+    :param timeout: seconds for attach and freeze
+    :param on_frozen: told the number of threads, if anything is spilled
+    :return: the snapshot; close its source when the bytes are no longer wanted
+    """
+    arena = await workers.run(Arena, room)
+    source: DirectSource | None = None
+    stuck = False
+    try:
+        deadline = Deadline(timeout)
+        source = DirectSource(Copier(target.pid, deadline), arena, workers)
+        group = ThreadGroup(target.pid, deadline)
+        began = time.monotonic()
+        with child_stops_silenced():
+            tracer = TracerThread(target.pid)
+            try:
+                view, threads = await _look(
+                    tracer, group, deadline, target, seen, source, captures
+                )
+                if source.pending:
+                    on_frozen(threads)
+                    await _spill_pending(
+                        tracer, group, deadline, source, workers, buffers, spill
+                    )
+            except Overdue:
+                stuck = True
+                deadline.abort()  # it lets go as soon as the kernel returns
+                raise _stuck_error(target.pid, deadline) from None
+            finally:
+                if stuck:
+                    tracer.shutdown(wait=False)
+                else:
+                    await workers.run(tracer.shutdown)
+        await workers.run(source.open_late_files, target.pid, target.root_fd)
+        source.trim()
+    except BaseException:
+        # A thread that is stuck may still write to the arena.
+        if not stuck:
+            await workers.run(source.close if source is not None else arena.close)
+        raise
+    return Snapshot(
+        target=target,
+        view=view,
+        source=source,
+        threads=threads,
+        attach_ms=1e3 * (group.frozen_at - began),
+        freeze_ms=1e3 * (group.thawed_at - group.frozen_at),
+        copied_bytes=source.copied_bytes,
+        spilled_bytes=sum(pending.size for pending in source.pending),
+    )
+
+
+async def _look(
+    tracer: TracerThread,
+    group: ThreadGroup,
+    deadline: Deadline,
+    target: Target,
+    seen: Survey,
+    source: DirectSource,
+    captures: Callable[[MemoryMap], bool],
+) -> tuple[View, int]:
+    loop = LoopFacts.of(asyncio.get_running_loop())
+
+    def job() -> tuple[View, int]:
+        check_waiters(target, loop)
+        view = look(target, group, seen, source, captures)
+        return view, len(view.facts.registers)
+
+    return await completed(
+        tracer.submit(job),
+        on_cancel=deadline.abort,
+        patience=deadline.seconds + _PATIENCE_S,
+    )
+
+
+async def _spill_pending(
+    tracer: TracerThread,
+    group: ThreadGroup,
+    deadline: Deadline,
+    source: DirectSource,
+    workers: Workers,
+    buffers: Buffers,
+    spill: Spill,
+) -> None:
+    """Hand on what is pending, a few pieces at a time, and thaw the target."""
+
+    def thaw() -> None:
+        try:
+            group.check_frozen()
+        finally:
+            group.thaw()
+
+    async def hand_on(pieces: "list[Pending]") -> None:
+        while pieces:
+            piece = pieces.pop()
+            async with buffers.lent() as buffer:
+                runs = await workers.run(
+                    source.read, piece, buffer.view, buffer.address
+                )
+                await spill(piece.index, source.plan_of(piece), runs)
+
+    pieces = source.pending[::-1]
+    try:
+        with anyio.fail_after(deadline.left):
+            async with task_group() as tasks:
+                for _ in range(THREADS):
+                    tasks.start_soon(hand_on, pieces)
+    except TimeoutError as error:
+        if isinstance(error, FreezeTimeoutError):
+            raise
+        raise copy_overdue(group.pid, deadline) from None
+    finally:
+        await completed(tracer.submit(thaw))
+
+
+def _stuck_error(pid: int, deadline: Deadline) -> FreezeTimeoutError:
+    return FreezeTimeoutError(
+        pid,
+        "attach",
+        f"the kernel did not let us attach to process {pid} in {deadline.seconds:g} s: "
+        "it is in the middle of an execve(2) that does not end",
+        help="try again later",
+    )

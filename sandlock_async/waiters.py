@@ -1,0 +1,184 @@
+"""Who in this very process would take our stop of the target for its exit.
+
+A ptrace-stop is reported to every ``wait4(2)`` and ``waitid(2)`` of the tracer's
+process that matches the pid, asked for or not (``do_wait`` looks at the tracees
+of all threads). ``subprocess.Popen.wait()`` then stores a bogus return code. Two
+remedies: nobody is woken by a stop (``SA_NOCLDSTOP``), and where somebody would
+still take the report, the capture is refused before the target is touched.
+sandlock's native supervisor loops on its wait and comes to no harm.
+"""
+
+import os
+import signal
+import sys
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sandlock_async.arch import Machine
+from sandlock_async.errors import WaitConflictError
+from sandlock_async.kernel import files, signals
+from sandlock_async.procfs.status import parse_status
+from sandlock_async.procfs.syscall import Syscall, parse_syscall
+from sandlock_async.target import Target
+
+_POLLING_WATCHERS = ("SafeChildWatcher", "FastChildWatcher", "MultiLoopChildWatcher")
+"""asyncio's (up to 3.13) that call waitpid() at every SIGCHLD."""
+
+_P_ALL, _P_PID, _P_PGID, _P_PIDFD = range(4)  # linux/wait.h
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFacts:
+    """What of the event loop's own child handling a capture must know.
+
+    Looked up on the loop's thread.
+    """
+
+    loop: str
+    watcher: str | None
+
+    @classmethod
+    def of(cls, loop: AbstractEventLoop) -> "LoopFacts":
+        """Return the facts of *loop*; changes nothing."""
+        asyncio = sys.modules["asyncio"]
+        # get_child_watcher() would make one where none is; look, don't touch.
+        policy = getattr(asyncio.events, "_event_loop_policy", None)
+        watcher = getattr(policy, "_watcher", None)
+        return cls(
+            loop=type(loop).__module__.partition(".")[0],
+            watcher=type(watcher).__name__ if watcher is not None else None,
+        )
+
+
+def check_waiters(target: Target, loop: LoopFacts) -> None:
+    """Return if nobody here would mistake a stop of *target* for its exit.
+
+    :raises WaitConflictError: naming who it is, and the cure
+    """
+    conflict = (
+        _blocked_thread(target) or _signal_handler() or _loop_watcher(target, loop)
+    )
+    if conflict is not None:
+        reason, cure = conflict
+        raise WaitConflictError(
+            f"capturing process {target.pid} would report it as ended: {reason}",
+            pid=target.pid,
+            phase="prepare",
+            help=cure,
+        )
+
+
+_silence = threading.Lock()
+_silencers = 0
+_was_silent = False
+
+
+@contextmanager
+def child_stops_silenced() -> Iterator[None]:
+    """Keep SIGCHLD from being raised for stops while any capture is inside."""
+    global _silencers, _was_silent
+    with _silence:
+        if _silencers == 0:
+            _was_silent = signals.child_stops_silenced()
+        _silencers += 1
+        # Again each time: somebody may have installed a handler meanwhile.
+        signals.silence_child_stops(silent=True)
+    try:
+        yield
+    finally:
+        with _silence:
+            _silencers -= 1
+            if _silencers == 0 and not _was_silent:
+                signals.silence_child_stops(silent=False)
+
+
+def _blocked_thread(target: Target) -> tuple[str, str] | None:
+    for thread in threading.enumerate():
+        tid = thread.native_id
+        if tid is None:
+            continue
+        try:
+            call = parse_syscall(files.read_file(f"/proc/self/task/{tid}/syscall"))
+        except OSError:
+            continue  # ended since, or a kernel that does not tell
+        if call is not None and _waits_for(call, target.pid, target.machine):
+            return (
+                f"the thread {thread.name!r} of this process waits for it, in "
+                "os.waitpid() or Popen.wait()",
+                "wait by a pidfd instead: asyncio.PidfdChildWatcher (Python 3.11), "
+                "Python 3.12 or newer, or Popen.poll() in a loop; or run the capture "
+                "in another process (sandlock-async capture PID DIR)",
+            )
+    return None
+
+
+def _waits_for(call: Syscall, pid: int, machine: Machine) -> bool:
+    if call.number == machine.wait4 and call.arguments:
+        return _matches(_signed(call.arguments[0]), pid)
+    if call.number == machine.waitid and len(call.arguments) > 1:
+        kind, number = call.arguments[0], _signed(call.arguments[1])
+        if kind == _P_PIDFD:
+            return _pid_of_pidfd(number) == pid
+        if kind == _P_PGID:
+            return _matches(-number, pid)
+        return kind == _P_ALL or number == pid
+    return False
+
+
+def _matches(wanted: int, pid: int) -> bool:
+    """Whether waitpid(*wanted*) would report *pid*, ``wait(2)``."""
+    if wanted > 0:
+        return wanted == pid
+    if wanted == -1:
+        return True
+    try:
+        return os.getpgid(pid) == (-wanted or os.getpgrp())
+    except ProcessLookupError:
+        return False
+
+
+def _signed(word: int) -> int:
+    low = word & 0xFFFFFFFF
+    return low - (1 << 32) if low >> 31 else low
+
+
+def _pid_of_pidfd(fd: int) -> int | None:
+    try:
+        fields = parse_status(files.read_file(f"/proc/self/fdinfo/{fd}"))
+    except OSError:
+        return None
+    return int(fields.get("Pid", "-1"))
+
+
+def _signal_handler() -> tuple[str, str] | None:
+    handler = signal.getsignal(signal.SIGCHLD)
+    if not callable(handler):
+        return None
+    if getattr(handler, "__module__", "").startswith("asyncio."):
+        return None
+    name = getattr(handler, "__qualname__", repr(handler))
+    return (
+        f"the SIGCHLD handler {name!r} of this process may call waitpid()",
+        "take the handler off during the capture (signal.signal(SIGCHLD, SIG_DFL)), "
+        "or run the capture in another process (sandlock-async capture PID DIR)",
+    )
+
+
+def _loop_watcher(target: Target, loop: LoopFacts) -> tuple[str, str] | None:
+    if not target.is_child or target.sandboxed:
+        return None
+    if loop.loop == "uvloop":
+        return (
+            "it is a child of this process, and uvloop polls its children",
+            "run the capture on asyncio's own loop, or in another process "
+            "(sandlock-async capture PID DIR); a sandlock.Sandbox can be given as it is",
+        )
+    if loop.watcher in _POLLING_WATCHERS:
+        return (
+            f"it is a child of this process, and asyncio.{loop.watcher} polls children",
+            "use asyncio.PidfdChildWatcher, or Python 3.12 or newer",
+        )
+    return None

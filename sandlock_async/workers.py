@@ -1,0 +1,65 @@
+"""The threads on which one operation reads, writes and waits for the disk.
+
+Nothing of ours runs on the application's default executor, which may be full.
+"""
+
+import concurrent.futures
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from sandlock_async.completion import completed, shielded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 4
+"""Threads an operation has at most; they start when there is work for them."""
+
+
+class Workers(concurrent.futures.ThreadPoolExecutor):
+    """A small pool that is empty and gone when its ``async with`` is left."""
+
+    def __init__(self) -> None:
+        super().__init__(THREADS, thread_name_prefix="sandlock-async-io")
+        self._outstanding: set[concurrent.futures.Future[Any]] = set()
+
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """Start a call on one of the threads."""
+        future = super().submit(fn, *args, **kwargs)
+        self._outstanding.add(future)
+        future.add_done_callback(self._outstanding.discard)
+        return future
+
+    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what *fn* returns; a cancellation waits for it to end first."""
+        return await completed(self.submit(fn, *args, **kwargs))
+
+    async def drained(self) -> None:
+        """Wait until nothing runs here, so that no thread touches what goes next."""
+        await shielded(self._drain())
+
+    async def _drain(self) -> None:
+        # A cancelled aiofiles call leaves its thread at work.
+        for future in tuple(self._outstanding):
+            future.cancel()
+            try:
+                await completed(future)
+            except BaseException:  # noqa: BLE001, S112 - its caller has been told
+                continue
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self.drained()
+        finally:
+            self.shutdown(wait=True)  # idle threads end at once
