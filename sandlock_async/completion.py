@@ -44,6 +44,12 @@ async def shielded(work: Awaitable[T]) -> T:
     return await _outlast(asyncio.ensure_future(work), lambda: None, None)
 
 
+def _retrieve(future: "asyncio.Future[T]") -> None:
+    """Take a late result or exception that nobody waits for any more."""
+    if not future.cancelled():
+        future.exception()
+
+
 async def _outlast(
     future: "asyncio.Future[T]",
     on_cancel: Callable[[], object],
@@ -77,6 +83,7 @@ async def _outlast(
             failure = future.exception()
         raise cancelled from failure
     if not future.done():
+        future.add_done_callback(_retrieve)
         raise Overdue
     return future.result()
 

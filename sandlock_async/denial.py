@@ -34,7 +34,7 @@ def _reason(pid: int, tid: int) -> tuple[str, str]:
     privileged = bool(int(ours.get("CapEff", "0"), 16) >> _CAP_SYS_PTRACE & 1)
 
     tracer = int(theirs.get("TracerPid", "0"))
-    if tracer == os.getpid():
+    if os.path.exists(f"/proc/self/task/{tracer}"):  # TracerPid is a thread's
         return (
             "this process traces it already (another capture of it is under way)",
             "await the other capture first",

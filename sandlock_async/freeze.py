@@ -27,6 +27,7 @@ from sandlock_async.errors import (
 )
 from sandlock_async.kernel import files, ptrace, wait
 from sandlock_async.procfs.stat import Stat, parse_stat
+from sandlock_async.procfs.status import parse_status
 
 _EVENT_STOP = 128  # PTRACE_EVENT_STOP, linux/ptrace.h
 
@@ -38,6 +39,9 @@ _SPIN_S = 0.0003
 _YIELD_S = 0.003
 _FOREIGN_TRACER_S = 0.5
 """How long another tracer may take to let go (sandlock's own, for one fork)."""
+
+_EXEC_S = 0.1
+"""How long a main thread may be dead, or not to be traced, in the midst of execve."""
 
 
 @dataclass(slots=True)
@@ -61,7 +65,7 @@ class ThreadGroup:
         self.thawed_at = 0.0
         self._deadline = deadline
         self._tracees: dict[int, _Tracee] = {}
-        self._dead: set[int] = set()
+        self._leader_died: float | None = None
         self._reaper: threading.Thread | None = None
         self._reaper_done = threading.Event()
 
@@ -90,6 +94,7 @@ class ThreadGroup:
             if not self._seize_new() and self._all_stopped():
                 self._reaper_done.set()
                 return
+            self._check_time([self.pid])
 
     def check_frozen(self) -> None:
         """Return if everybody still stands still.
@@ -129,20 +134,19 @@ class ThreadGroup:
             if files.is_gone(error):
                 raise ProcessGoneError(self.pid, "attach") from None
             raise
-        # A tid that is no longer listed may come back as another thread.
-        present = set(listed)
-        self._dead &= present
-        for tid in self._tracees.keys() - present:
-            del self._tracees[tid]
+        # A listing can miss a thread while another one ends: it proves presence,
+        # not absence. A tracee forgotten would stay a zombie for ever.
+        for tid in self._tracees.keys() - set(listed):
+            self._ended(self._tracees[tid])
 
         found = False
         for tid in listed:
-            if tid not in self._tracees and tid not in self._dead:
+            if tid not in self._tracees:
                 found |= self._seize(tid)
         return found
 
     def _seize(self, tid: int) -> bool:
-        give_up = time.monotonic() + _FOREIGN_TRACER_S
+        began = time.monotonic()
         while True:
             self._check_time([tid])
             if self._tracees and self._reaper is None:
@@ -156,15 +160,22 @@ class ThreadGroup:
                 if stat is None:
                     return False
                 if stat.is_dead:
-                    self._check_leader(tid, stat)
-                    self._dead.add(tid)
-                    return False
-                if not _traced_by(tid) or time.monotonic() > give_up:
+                    if tid != self.pid:
+                        wait.reap_thread(tid)
+                        return False
+                    self._check_leader(stat)
+                    began = time.monotonic()
+                tracer = _tracer_of(tid)
+                if tracer == threading.get_native_id():
+                    break  # a tracee that called execve(2) and took this number
+                patience = _FOREIGN_TRACER_S if tracer else _EXEC_S
+                if time.monotonic() - began > patience:
                     raise explain_denial(self.pid, tid, stat) from error
-                time.sleep(0.002)
+                time.sleep(0.001)
             else:
-                self._tracees[tid] = _Tracee(tid)
-                return True
+                break
+        self._tracees[tid] = _Tracee(tid)
+        return True
 
     def _start_reaper(self) -> None:
         """Reap dead tracees from another thread while this one may block.
@@ -195,19 +206,21 @@ class ThreadGroup:
         try:
             ptrace.interrupt(tracee.tid)
         except ProcessLookupError:
-            # Gone, or its number now belongs to the thread that called execve(2):
-            # the next listing tells.
-            del self._tracees[tracee.tid]
-        else:
-            tracee.interrupted = True
+            # Dead: to be reaped. But the main thread's number may have gone to a
+            # thread that called execve(2) and is no tracee: seize it anew.
+            if tracee.tid == self.pid:
+                del self._tracees[tracee.tid]
+                return
+        tracee.interrupted = True
 
     def _wait_for_stops(self) -> None:
         began = time.monotonic()
         turn = 0
         while running := [
-            tracee for tracee in self._tracees.values() if not self._stopped(tracee)
+            tracee
+            for tracee in tuple(self._tracees.values())
+            if not self._stopped(tracee) and not self._ended(tracee)
         ]:
-            turn += 1
             waited = time.monotonic() - began
             if waited < _SPIN_S:
                 continue
@@ -215,12 +228,12 @@ class ThreadGroup:
             if waited < _YIELD_S:
                 os.sched_yield()
                 continue
-            # Slow now: let the GIL go, see who died, and ask again.
+            # Slow now: let the GIL go, see what became of them, and ask again.
             time.sleep(0.0005)
+            turn += 1
             if turn % 8 == 0:
                 self._seize_new()
-                for tracee in running:
-                    self._recover(tracee)
+                self._interrupt_again(running)
 
     def _stopped(self, tracee: _Tracee) -> bool:
         """Whether the tracee stands still; remembers the signal it was to get."""
@@ -237,27 +250,35 @@ class ThreadGroup:
         tracee.stopped = True
         return True
 
-    def _recover(self, tracee: _Tracee) -> None:
-        """Find out why a tracee does not stop: dead, or another one by now?"""
-        if tracee.tid not in self._tracees:
-            return
-        if tracee.tid != self.pid and wait.reap_thread(tracee.tid):
-            del self._tracees[tracee.tid]
-            return
-        stat = self._stat_of(tracee.tid)
-        if stat is not None and stat.is_dead:
-            self._check_leader(tracee.tid, stat)
-        elif not self._stopped(tracee):
-            self._interrupt(tracee)  # an execve(2) may have swallowed the first
+    def _ended(self, tracee: _Tracee) -> bool:
+        """Whether the tracee, not the leader, is dead or has become the leader."""
+        if tracee.tid == self.pid or not wait.reap_thread(tracee.tid):
+            return False
+        self._tracees.pop(tracee.tid, None)
+        return True
+
+    def _interrupt_again(self, running: list[_Tracee]) -> None:
+        for tracee in running:
+            if tracee.tid == self.pid:
+                stat = self._stat_of(tracee.tid)
+                if stat is None:
+                    raise ProcessGoneError(self.pid, "freeze")
+                self._check_leader(stat)
+            tracee.interrupted = False  # an execve(2) may have swallowed the first
+        self._interrupt_new()
 
     def _all_stopped(self) -> bool:
         """Whether everybody still stands: execve(2) or SIGKILL may have undone it."""
         for tracee in tuple(self._tracees.values()):
             if ptrace.stop_siginfo(tracee.tid) is None:
                 tracee.stopped = tracee.interrupted = False
-        if not self._tracees:
-            raise ProcessGoneError(self.pid, "freeze")
-        return all(tracee.stopped for tracee in self._tracees.values())
+        stat = self._stat_of(self.pid)
+        return (
+            stat is not None
+            and stat.num_threads == len(self._tracees)  # nobody was missed
+            and self.pid in self._tracees
+            and all(tracee.stopped for tracee in self._tracees.values())
+        )
 
     # -- what went wrong -------------------------------------------------------
 
@@ -269,8 +290,19 @@ class ThreadGroup:
                 return None
             raise
 
-    def _check_leader(self, tid: int, stat: Stat) -> None:
-        if tid == self.pid:
+    def _check_leader(self, stat: Stat) -> None:
+        """Raise if the main thread is dead for good.
+
+        When another thread calls execve(2) the main thread is dead for a moment,
+        until that one takes its place.
+        """
+        if not stat.is_dead:
+            self._leader_died = None
+            return
+        now = time.monotonic()
+        if self._leader_died is None:
+            self._leader_died = now
+        if now - self._leader_died > _EXEC_S:
             raise dead_leader_error(self.pid, stat, "freeze")
 
     def _check_time(self, tids: list[int]) -> None:
@@ -319,10 +351,10 @@ def dead_leader_error(
     )
 
 
-def _traced_by(tid: int) -> bool:
-    """Whether somebody traces the thread at this moment."""
+def _tracer_of(tid: int) -> int:
+    """Return the *thread* that traces thread *tid*, 0 if nobody does."""
     try:
-        status = files.read_file(f"/proc/{tid}/status")
+        status = parse_status(files.read_file(f"/proc/{tid}/status"))
     except OSError:
-        return False
-    return b"TracerPid:\t0\n" not in status
+        return 0  # gone since
+    return int(status.get("TracerPid", "0"))

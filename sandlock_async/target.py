@@ -4,6 +4,7 @@ import os
 import platform
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -123,7 +124,7 @@ def open_target(pid: int, *, sandboxed: bool) -> Target:
         ) from error
     try:
         stat = read_stat(pid, _PHASE)
-        if stat.is_dead:
+        if stat.is_dead and not _executing(pid):
             raise dead_leader_error(pid, stat, _PHASE)
         if stat.is_kernel_thread:
             raise UncapturableError(
@@ -175,6 +176,15 @@ def read_stat(pid: int, phase: str) -> Stat:
         if files.is_gone(error):
             raise ProcessGoneError(pid, phase) from None
         raise
+
+
+def _executing(pid: int) -> bool:
+    """Whether a dead main thread comes back: another one had called execve(2)."""
+    for _ in range(50):
+        if not read_stat(pid, _PHASE).is_dead:
+            return True
+        time.sleep(0.001)
+    return False
 
 
 def _open_root(pid: int) -> int:

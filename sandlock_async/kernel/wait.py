@@ -44,12 +44,14 @@ def reap_thread(tid: int) -> bool:
 
     Works from any thread of the tracer's process. An execve(2) of another thread
     of the group waits for just this.
+
+    :return: whether it is gone, by our hand or before
     """
     siginfo = siginfo_t()
     options = Wait.WNOHANG | Wait.WEXITED | Wait.WALL
     result = _waitid(P_PID, tid, ctypes.addressof(siginfo), options)
     if result == -1:
-        if ctypes.get_errno() in (errno.ECHILD, errno.EINTR):
-            return False
+        if ctypes.get_errno() == errno.ECHILD:
+            return True
         check(result, f"waitid({tid})")
     return bool(siginfo.si_signo)

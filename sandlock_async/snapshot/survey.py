@@ -18,6 +18,8 @@ from sandlock_async.target import Target, read_stat
 
 _PHASE = "prepare"
 
+_TRIES = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
@@ -47,17 +49,30 @@ def survey(target: Target, captures: Callable[[MemoryMap], bool]) -> Survey:
     :raises ProcessGoneError: if it is gone
     :raises NotPermittedError: if we may not look at its memory
     """
-    pid = target.pid
-    try:
-        maps = files.read_file(f"/proc/{pid}/maps")
-        vm_flags = read_vm_flags(pid)
-        mappings = parse_maps(maps)
-        with Pagemap(pid) as pagemap:
-            plan = plan_segments(
-                mappings, vm_flags, captures=captures, populated=pagemap.populated
-            )
-    except OSError as error:
-        raise translate(error, pid, "prepare") from error
+    for _ in range(_TRIES):
+        try:
+            return _survey(target.pid, captures)
+        except OSError as error:
+            # Open files of procfs are of the memory that an execve(2) takes away:
+            # they answer ESRCH though the process is there.
+            if not files.is_gone(error) or not target.is_running():
+                raise translate(error, target.pid, "prepare") from error
+    raise UncapturableError(
+        f"process {target.pid} calls execve(2) faster than it can be looked at",
+        pid=target.pid,
+        phase="prepare",
+        help="try again",
+    )
+
+
+def _survey(pid: int, captures: Callable[[MemoryMap], bool]) -> Survey:
+    maps = files.read_file(f"/proc/{pid}/maps")
+    vm_flags = read_vm_flags(pid)
+    mappings = parse_maps(maps)
+    with Pagemap(pid) as pagemap:
+        plan = plan_segments(
+            mappings, vm_flags, captures=captures, populated=pagemap.populated
+        )
     return Survey(
         maps=maps,
         mappings=mappings,

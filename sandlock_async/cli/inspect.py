@@ -1,0 +1,212 @@
+"""``inspect``: what is in a checkpoint."""
+
+import os
+from bisect import bisect_right
+from functools import partial
+from pathlib import Path
+
+import rich_click as click
+from rich.console import Group, RenderableType
+
+from sandlock_async.arch import MACHINES, Machine
+from sandlock_async.checkpoint import Checkpoint
+from sandlock_async.cli import output
+from sandlock_async.cli.capture import skipped_table
+from sandlock_async.cli.job import Job, checkpoint_path, json_option
+from sandlock_async.cli.output import Answer
+from sandlock_async.image import v1
+from sandlock_async.model import MemoryMap, Picture, ProcessState
+from sandlock_async.store.listing import Sizes, measure
+from sandlock_async.workers import Workers
+
+FORMAT = v1.FORMAT.name
+"""The layout of every image that can be read so far."""
+
+
+@click.command("inspect")
+@click.argument("directory", metavar="DIR", type=checkpoint_path)
+@json_option
+def inspect(directory: Path, *, as_json: bool) -> Job:
+    r"""Show what is in the checkpoint directory DIR.
+
+    The process, its threads, memory, open files, and sizes. Memory itself is not
+    read.
+
+    \b
+    sandlock-async inspect ckpt/web
+    sandlock-async inspect ckpt/web --json | jq '.threads[].pc'
+    """
+    return Job(work=partial(_inspect, directory), as_json=as_json)
+
+
+async def _inspect(directory: Path) -> Answer:
+    async with await Checkpoint.load(directory) as picture, Workers() as workers:
+        sizes = await workers.run(measured, directory)
+    return Answer(
+        content=_content(picture, sizes), text=partial(_text, directory, picture, sizes)
+    )
+
+
+def measured(path: Path) -> Sizes:
+    """Return the sizes of the checkpoint at *path*, which may be a symbolic link."""
+    return measure(Path(os.path.realpath(path)))
+
+
+def _content(picture: Picture, sizes: Sizes) -> dict[str, object]:
+    state = picture.process_state
+    machine = _machine(state)
+    return {
+        "name": picture.name,
+        "format": FORMAT,
+        "pid": state.pid,
+        "exe": state.exe,
+        "cwd": state.cwd,
+        "arch": machine.name if machine else state.arch,
+        "pc": _pc(machine, state.regs),
+        "threads": [
+            {
+                "tid": thread.tid,
+                "pc": _pc(machine, thread.regs),
+                "sp": _sp(machine, thread.regs),
+                "regs": thread.regs,
+            }
+            for thread in state.threads
+        ],
+        "memory_maps": [
+            {
+                "start": this.start,
+                "end": this.end,
+                "perms": this.perms,
+                "offset": this.offset,
+                "path": this.path,
+            }
+            for this in state.memory_maps
+        ],
+        "segments": [
+            {"start": segment.start, "size": len(segment.data)}
+            for segment in state.memory_data
+        ],
+        "fds": [
+            {
+                "fd": this.fd,
+                "path": this.path,
+                "flags": this.flags,
+                "offset": this.offset,
+            }
+            for this in picture.fd_table
+        ],
+        "total_bytes": sizes.total_bytes,
+        "disk_bytes": sizes.disk_bytes,
+        "skipped": [
+            {
+                "start": this.start,
+                "end": this.end,
+                "path": this.path,
+                "reason": this.reason,
+            }
+            for this in state.skipped
+        ],
+    }
+
+
+def _machine(state: ProcessState) -> Machine | None:
+    """Return the machine of the image; sandlock's own do not name it."""
+    if state.arch is not None:
+        return MACHINES.get(state.arch)
+    for machine in MACHINES.values():
+        if machine.register_count == len(state.regs):
+            return machine
+    return None
+
+
+def _pc(machine: Machine | None, regs: tuple[int, ...]) -> int | None:
+    return _register(machine.pc, regs) if machine else None
+
+
+def _sp(machine: Machine | None, regs: tuple[int, ...]) -> int | None:
+    return _register(machine.sp, regs) if machine else None
+
+
+def _register(index: int, regs: tuple[int, ...]) -> int | None:
+    return regs[index] if index < len(regs) else None
+
+
+# -- for people ----------------------------------------------------------------
+
+
+def _text(directory: Path, picture: Picture, sizes: Sizes) -> Group:
+    state = picture.process_state
+    machine = _machine(state)
+    segments = {segment.start: len(segment.data) for segment in state.memory_data}
+    captured = sum(segments.values())
+    parts: list[str | RenderableType] = [
+        output.fields(
+            [
+                ("checkpoint", directory),
+                ("name", picture.name),
+                ("format", FORMAT),
+                ("process", state.pid),
+                ("program", state.exe),
+                ("folder", state.cwd),
+                ("machine", machine.name if machine else state.arch or "unknown"),
+                ("memory", f"{len(segments)} segments, {output.size(captured)}"),
+                ("files", f"{output.size(sizes.total_bytes)} in all"),
+                ("on disk", output.size(sizes.disk_bytes)),
+            ]
+        ),
+        output.heading("Threads"),
+        output.table(
+            ["tid", "pc", "sp", "runs in"],
+            [
+                (
+                    thread.tid,
+                    _hex(_pc(machine, thread.regs)),
+                    _hex(_sp(machine, thread.regs)),
+                    _place(_pc(machine, thread.regs), state.memory_maps),
+                )
+                for thread in state.threads
+            ],
+        ),
+        output.heading("Memory"),
+        output.table(
+            ["start", "end", "perms", ">size", ">captured", "path"],
+            [
+                (
+                    f"{this.start:#x}",
+                    f"{this.end:#x}",
+                    this.perms,
+                    output.size(this.size),
+                    output.size(segments[this.start])
+                    if this.start in segments
+                    else None,
+                    this.path,
+                )
+                for this in state.memory_maps
+            ],
+        ),
+        output.heading("Open files"),
+        output.table(
+            [">fd", ">offset", "flags", "path"],
+            [
+                (this.fd, this.offset, f"{this.flags:#o}", this.path)
+                for this in picture.fd_table
+            ],
+        ),
+    ]
+    if state.skipped:
+        parts += [output.heading("Not in the image"), skipped_table(state.skipped)]
+    return output.lines(*parts)
+
+
+def _hex(value: int | None) -> str | None:
+    return None if value is None else f"{value:#x}"
+
+
+def _place(address: int | None, maps: tuple[MemoryMap, ...]) -> str | None:
+    """Return the path of the mapping around *address*."""
+    if address is None:
+        return None
+    index = bisect_right(maps, address, key=lambda this: this.start) - 1
+    if index < 0 or address >= maps[index].end:
+        return None
+    return maps[index].path or "(anonymous)"

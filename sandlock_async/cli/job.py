@@ -1,0 +1,50 @@
+"""What a command line asks for, parsed and checked, not yet begun."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from sandlock_async.cli.output import Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A command's work, for an event loop to run.
+
+    :ivar as_json: whether its answer is wanted as JSON
+    """
+
+    work: Callable[[], Coroutine[Any, Any, Answer]]
+    as_json: bool
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object on stdout, and nothing else there.",
+)
+
+
+def checkpoint_path(value: str) -> Path:
+    """Return a path that can name a checkpoint directory; it need not be there.
+
+    :raises click.BadParameter: if it cannot
+    """
+    path = Path(value)
+    if path.name in ("", ".."):
+        path = path.resolve()
+    if not value or not path.name:
+        raise click.BadParameter(f"{value!r} does not name a directory.")
+    return path
+
+
+def file_content(value: str) -> bytes:
+    """Return what is in a file.
+
+    :raises OSError: if it cannot be read
+    """
+    return Path(value).read_bytes()
