@@ -11,7 +11,7 @@ from sandlock_async.cli.capture import capture
 from sandlock_async.cli.demo import demo
 from sandlock_async.cli.inspect import inspect
 from sandlock_async.cli.interrupts import Interrupted, run_interruptible
-from sandlock_async.cli.job import Job
+from sandlock_async.cli.job import Job, examples
 from sandlock_async.cli.list import list_
 from sandlock_async.errors import SandlockAsyncError
 
@@ -25,9 +25,11 @@ INTERRUPTED = 130
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=(
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. With --json "
-        "a command prints one JSON object on stdout; text for people goes to stderr."
+    epilog=examples(
+        "sandlock-async demo",
+        "sandlock-async capture 4242 ckpt/web",
+        "sandlock-async inspect ckpt/web",
+        "sandlock-async list ckpt",
     ),
 )
 @click.rich_config(help_config=output.help_style())
@@ -36,15 +38,14 @@ INTERRUPTED = 130
 )
 @click.pass_context
 def app(context: click.Context) -> None:
-    r"""Capture running Linux processes to sandlock checkpoint directories.
+    """Capture running Linux processes to sandlock checkpoint directories.
 
-    The process stands still for a moment, and runs on.
+    The process stands still for a moment, and runs on. `demo` shows it all on a
+    real sandbox.
 
-    \b
-    sandlock-async demo                     see it work on a real sandbox
-    sandlock-async capture 4242 ckpt/web    capture process 4242
-    sandlock-async inspect ckpt/web         look into the checkpoint
-    sandlock-async list ckpt                see which there are
+    Text for people goes to stderr; with --json a command prints one JSON object on
+    stdout. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C),
+    143 terminated.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -16,7 +16,13 @@ from sandlock_async.budget import DEFAULT_LIMIT
 from sandlock_async.capture import capture_to
 from sandlock_async.cli import output
 from sandlock_async.cli.bar import Bar
-from sandlock_async.cli.job import Job, checkpoint_path, file_content, json_option
+from sandlock_async.cli.job import (
+    Job,
+    checkpoint_path,
+    examples,
+    file_content,
+    json_option,
+)
 from sandlock_async.cli.output import Answer
 from sandlock_async.image import FORMATS
 from sandlock_async.model import Skipped
@@ -38,7 +44,14 @@ def _seconds(value: str | float) -> float:
     return seconds
 
 
-@click.command("capture")
+@click.command(
+    "capture",
+    epilog=examples(
+        "sandlock-async capture 4242 ckpt/web",
+        "sandlock-async capture 4242 ckpt/web --replace --json",
+        "sandlock-async capture $(pidof redis-server) /backup/redis --timeout 2",
+    ),
+)
 @click.argument("pid", type=click.IntRange(1, _MAX_PID))
 @click.argument("directory", metavar="DIR", type=checkpoint_path)
 @click.option("--name", metavar="N", help="Its name.  [default: that of DIR]")
@@ -105,15 +118,10 @@ def capture(
     app_state: bytes | None,
     as_json: bool,
 ) -> Job:
-    r"""Capture process PID to the checkpoint directory DIR.
+    """Capture process PID to the checkpoint directory DIR.
 
     The process stands still for a moment, and runs on. DIR appears whole, or not
     at all; Ctrl-C leaves nothing behind.
-
-    \b
-    sandlock-async capture 4242 ckpt/web
-    sandlock-async capture 4242 ckpt/web --replace --json
-    sandlock-async capture $(pidof redis-server) /backup/redis --timeout 2
     """
     named = output.unicode(directory.name if name is None else name)
     work = partial(

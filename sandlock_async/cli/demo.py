@@ -16,7 +16,7 @@ from sandlock_async.capture import capture_to
 from sandlock_async.checkpoint import Checkpoint
 from sandlock_async.cli import output
 from sandlock_async.cli.capture import report_content, report_table
-from sandlock_async.cli.job import Job, checkpoint_path, json_option
+from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
 from sandlock_async.cli.output import Answer
 from sandlock_async.cli.sandbox import Found, Workload, find_line, sandbox_at_work
 from sandlock_async.errors import CheckpointExistsError
@@ -34,20 +34,22 @@ class _Check:
     detail: str
 
 
-@click.command("demo")
+@click.command(
+    "demo",
+    epilog=examples(
+        "sandlock-async demo",
+        "sandlock-async demo /tmp/ckpt/demo",
+    ),
+)
 @click.argument("directory", metavar="[DIR]", required=False, type=checkpoint_path)
 @json_option
 def demo(directory: Path | None, *, as_json: bool) -> Job:
-    r"""Capture a real sandbox and show what came of it.
+    """Capture a real sandbox and show what came of it.
 
     Starts a sandlock sandbox with a small program, captures it to DIR (by default a
     new temporary directory), loads the checkpoint, and proves that it holds the
     program's memory and that the program runs on. The sandbox ends with the demo;
     the checkpoint stays.
-
-    \b
-    sandlock-async demo
-    sandlock-async demo /tmp/ckpt/demo
     """
     return Job(work=partial(_demo, directory), as_json=as_json)
 

@@ -12,7 +12,7 @@ from sandlock_async.arch import MACHINES, Machine
 from sandlock_async.checkpoint import Checkpoint
 from sandlock_async.cli import output
 from sandlock_async.cli.capture import skipped_table
-from sandlock_async.cli.job import Job, checkpoint_path, json_option
+from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
 from sandlock_async.cli.output import Answer
 from sandlock_async.image import v1
 from sandlock_async.model import MemoryMap, Picture, ProcessState
@@ -23,18 +23,20 @@ FORMAT = v1.FORMAT.name
 """The layout of every image that can be read so far."""
 
 
-@click.command("inspect")
+@click.command(
+    "inspect",
+    epilog=examples(
+        "sandlock-async inspect ckpt/web",
+        "sandlock-async inspect ckpt/web --json | jq '.threads[].pc'",
+    ),
+)
 @click.argument("directory", metavar="DIR", type=checkpoint_path)
 @json_option
 def inspect(directory: Path, *, as_json: bool) -> Job:
-    r"""Show what is in the checkpoint directory DIR.
+    """Show what is in the checkpoint directory DIR.
 
     The process, its threads, memory, open files, and sizes. Memory itself is not
     read.
-
-    \b
-    sandlock-async inspect ckpt/web
-    sandlock-async inspect ckpt/web --json | jq '.threads[].pc'
     """
     return Job(work=partial(_inspect, directory), as_json=as_json)
 

@@ -29,6 +29,11 @@ json_option = click.option(
 )
 
 
+def examples(*commands: str) -> str:
+    """Return command lines as the end of a help text."""
+    return "\n\n".join(("Examples:", *commands))
+
+
 def checkpoint_path(value: str) -> Path:
     """Return a path that can name a checkpoint directory; it need not be there.
 

@@ -9,7 +9,7 @@ from rich.console import Group
 
 from sandlock_async.cli import output
 from sandlock_async.cli.inspect import FORMAT, measured
-from sandlock_async.cli.job import Job, json_option
+from sandlock_async.cli.job import Job, examples, json_option
 from sandlock_async.cli.output import Answer
 from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image.reader import read_picture
@@ -33,16 +33,17 @@ class _Entry:
     error: str | None = None
 
 
-@click.command("list")
+@click.command(
+    "list",
+    epilog=examples(
+        "sandlock-async list ckpt",
+        "sandlock-async list ckpt --json | jq '.checkpoints[].name'",
+    ),
+)
 @click.argument("store", type=click.Path(path_type=Path))
 @json_option
 def list_(store: Path, *, as_json: bool) -> Job:
-    r"""Show the checkpoints in the folder STORE.
-
-    \b
-    sandlock-async list ckpt
-    sandlock-async list ckpt --json | jq '.checkpoints[].name'
-    """
+    """Show the checkpoints in the folder STORE."""
     return Job(work=partial(_list, store.absolute()), as_json=as_json)
 
 

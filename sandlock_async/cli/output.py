@@ -152,7 +152,6 @@ def help_style() -> click.RichHelpConfiguration:
         color_system=None if plain else "auto",
         force_terminal=False if plain else None,
         max_width=100,
-        text_markup=None,
     )
 
 

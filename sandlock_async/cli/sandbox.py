@@ -189,7 +189,7 @@ def _import() -> ModuleType:
 
 
 def _make_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="sandlock-async-demo-"))
+    return Path(tempfile.mkdtemp(prefix="sandlock-async-demo-")).resolve()
 
 
 def _readable() -> list[str]:

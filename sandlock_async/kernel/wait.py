@@ -6,7 +6,7 @@ of a thread-group leader belongs to its parent and is never touched.
 
 import ctypes
 import errno
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 
 from sandlock_async.kernel.libc import check, pylibc
 from sandlock_async.kernel.ptrace import siginfo_t
@@ -26,6 +26,14 @@ class Wait(IntFlag):
 _waitid = pylibc["waitid"]
 _waitid.argtypes = (ctypes.c_int, ctypes.c_uint, ctypes.c_void_p, ctypes.c_int)
 _waitid.restype = ctypes.c_int
+
+
+class Child(IntEnum):
+    """``CLD_*``: what a report says has happened, ``asm-generic/siginfo.h``."""
+
+    EXITED = 1
+    KILLED = 2
+    DUMPED = 3
 
 
 def take_stop_report(tid: int) -> None:
@@ -54,4 +62,10 @@ def reap_thread(tid: int) -> bool:
         if ctypes.get_errno() == errno.ECHILD:
             return True
         check(result, f"waitid({tid})")
-    return bool(siginfo.si_signo)
+    # A ptrace-stop is reported as well, whatever the options say (wait_task_stopped
+    # in kernel/exit.c): only these codes mean an end.
+    return siginfo.si_signo != 0 and siginfo.si_code in (
+        Child.EXITED,
+        Child.KILLED,
+        Child.DUMPED,
+    )

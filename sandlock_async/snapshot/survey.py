@@ -4,6 +4,7 @@ smaps of 800 MB costs 17 ms, maps 0.05: the flags are read while the target runs
 and read again under the freeze only where they can matter.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,6 +58,7 @@ def survey(target: Target, captures: Callable[[MemoryMap], bool]) -> Survey:
             # they answer ESRCH though the process is there.
             if not files.is_gone(error) or not target.is_running():
                 raise translate(error, target.pid, "prepare") from error
+            time.sleep(0.001)
     raise UncapturableError(
         f"process {target.pid} calls execve(2) faster than it can be looked at",
         pid=target.pid,
