@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import anyio
+
 from sandlock_async.budget import BUDGET, DEFAULT_LIMIT
 from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
 from sandlock_async.events import Committed, Event, Frozen, Progress, Thawed
@@ -55,17 +57,20 @@ async def capture(
     :raises CaptureError: in all its forms; the message says why, ``help`` what helps
     :raises ValueError: if *target* is not a process
     """
-    pid = resolve_pid(target)
+    resolve_pid(target)
     async with (
         Workers() as workers,
-        _sighted(target, pid, workers, DEFAULT_LIMIT) as sight,
+        _sighted(target, workers, DEFAULT_LIMIT) as sight,
     ):
         spilled: list[SpillFile] = []
+        opening = anyio.Lock()
         buffers = Buffers(workers)
 
         async def spill(index: int, _: SegmentPlan, runs: list[Run]) -> None:
-            if not spilled:
-                spilled.append(await workers.run(SpillFile))
+            async with opening:
+                if not spilled:
+                    file = await workers.acquire(SpillFile.close, SpillFile)
+                    spilled.append(file)
             await workers.run(spilled[0].write, index, runs)
 
         def release() -> None:
@@ -169,7 +174,7 @@ async def capture_to(
             durable=durable,
             on_bytes=done.advance,
         ) as draft,
-        _sighted(target, pid, workers, memory_limit) as sight,
+        _sighted(target, workers, memory_limit) as sight,
     ):
         await workers.run(draft.stage.require, sight.survey.expected_bytes)
         done.total_bytes = sight.survey.expected_bytes
@@ -243,10 +248,10 @@ class _Sight:
 
 @asynccontextmanager
 async def _sighted(
-    target: object, pid: int, workers: Workers, memory_limit: int
+    target: object, workers: Workers, memory_limit: int
 ) -> AsyncIterator[_Sight]:
     """Pin the target, look at its memory, and wait for room for a copy of it."""
-    opened = await workers.run(open_target, pid, sandboxed=is_sandbox(target))
+    opened = await workers.acquire(Target.close, open_target, target)
     with opened:
         seen = await workers.run(survey, opened, _V1.captures)
         wanted = seen.expected_bytes + seen.expected_bytes // 8 + _GROWTH_BYTES

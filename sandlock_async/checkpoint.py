@@ -78,7 +78,9 @@ class Checkpoint(Picture):
         if identities:
             raise ValueError("identities= is not available in this release")
         async with Workers() as workers:
-            picture, directory = await workers.run(read_picture, absolute(path))
+            picture, directory = await workers.acquire(
+                lambda read: read[1].close(), read_picture, absolute(path)
+            )
         return cls.of(picture, directory.close)
 
     @classmethod

@@ -4,6 +4,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -57,6 +58,7 @@ class Target:
     :ivar start_time: clock ticks after boot; with the pid, an identity
     :ivar is_child: whether this process is its parent
     :ivar sandboxed: whether it was given as a ``sandlock.Sandbox``
+    :ivar wait_lock: what a ``subprocess.Popen`` given as target holds while it waits
     """
 
     pid: int
@@ -66,6 +68,7 @@ class Target:
     machine: Machine
     is_child: bool
     sandboxed: bool
+    wait_lock: threading.Lock | None
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +79,10 @@ class Target:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the process go; once."""
         os.close(self.pidfd)
         if self.root_fd >= 0:
             os.close(self.root_fd)
@@ -99,16 +106,18 @@ class Target:
         return True
 
 
-def open_target(pid: int, *, sandboxed: bool) -> Target:
-    """Pin the process *pid* after everything about it that forbids a capture.
+def open_target(target: object) -> Target:
+    """Pin the process that *target* is, after all that forbids a capture of it.
 
     Nothing is done to it. Close the target when the capture is over.
 
+    :raises ValueError: if it is not a process, or this one
     :raises ProcessGoneError: if there is none, or it has ended
     :raises UncapturableError: if it is a kernel thread, a single thread of another
         process, or its main thread has ended
     :raises UnsupportedArchError: on an unknown machine, or for a foreign program
     """
+    pid = resolve_pid(target)
     machine = current_machine(pid)
     try:
         pidfd = os.pidfd_open(pid)
@@ -143,7 +152,8 @@ def open_target(pid: int, *, sandboxed: bool) -> Target:
         start_time=stat.start_time,
         machine=machine,
         is_child=stat.parent == os.getpid(),
-        sandboxed=sandboxed,
+        sandboxed=is_sandbox(target),
+        wait_lock=getattr(target, "_waitpid_lock", None),
     )
 
 

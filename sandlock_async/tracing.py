@@ -7,6 +7,7 @@ the memory budget is handed on from there, under the freeze, piece by piece.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import anyio
@@ -27,7 +28,12 @@ from sandlock_async.snapshot.window import View, look
 from sandlock_async.store.buffers import Buffers
 from sandlock_async.target import Target
 from sandlock_async.tracer import TracerThread
-from sandlock_async.waiters import LoopFacts, check_waiters, child_stops_silenced
+from sandlock_async.waiters import (
+    LoopFacts,
+    check_waiters,
+    child_stops_silenced,
+    polls_held,
+)
 from sandlock_async.workers import THREADS, Workers
 
 _PATIENCE_S = 2.0
@@ -105,7 +111,7 @@ async def take_snapshot(
     :param on_frozen: told the number of threads, if anything is spilled
     :return: the snapshot; close its source when the bytes are no longer wanted
     """
-    arena = await workers.run(Arena, room)
+    arena = await workers.acquire(Arena.close, Arena, room)
     source: DirectSource | None = None
     stuck = False
     try:
@@ -113,11 +119,12 @@ async def take_snapshot(
         source = DirectSource(Copier(target.pid, deadline), arena, workers)
         group = ThreadGroup(target.pid, deadline)
         began = time.monotonic()
-        with child_stops_silenced():
+        held = ExitStack()
+        with child_stops_silenced(), held:
             tracer = TracerThread(target.pid)
             try:
                 view, threads = await _look(
-                    tracer, group, deadline, target, seen, source, captures
+                    tracer, group, deadline, target, seen, source, captures, held
                 )
                 if source.pending:
                     on_frozen(threads)
@@ -160,11 +167,13 @@ async def _look(
     seen: Survey,
     source: DirectSource,
     captures: Callable[[MemoryMap], bool],
+    held: ExitStack,
 ) -> tuple[View, int]:
     loop = LoopFacts.of(asyncio.get_running_loop())
 
     def job() -> tuple[View, int]:
         check_waiters(target, loop)
+        held.enter_context(polls_held(target))
         view = look(target, group, seen, source, captures)
         return view, len(view.facts.registers)
 

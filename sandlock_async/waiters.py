@@ -27,6 +27,15 @@ from sandlock_async.target import Target
 _POLLING_WATCHERS = ("SafeChildWatcher", "FastChildWatcher", "MultiLoopChildWatcher")
 """asyncio's (up to 3.13) that call waitpid() at every SIGCHLD."""
 
+_CURE = (
+    "wait by a pidfd instead: asyncio.PidfdChildWatcher (Python 3.11), Python 3.12 or "
+    "newer; or give the Popen itself as target and call its poll(); or run the "
+    "capture in another process (sandlock-async capture PID DIR)"
+)
+
+_POLL_S = 0.5
+"""A poll() holds the lock for microseconds, a wait() until the process ends."""
+
 _P_ALL, _P_PID, _P_PGID, _P_PIDFD = range(4)  # linux/wait.h
 
 
@@ -71,6 +80,33 @@ def check_waiters(target: Target, loop: LoopFacts) -> None:
         )
 
 
+@contextmanager
+def polls_held(target: Target) -> Iterator[None]:
+    """Keep a ``subprocess.Popen`` given as target from polling inside.
+
+    It takes its lock for every waitpid(), and a poll() that does not get the lock
+    says that the process runs; which it does.
+
+    :raises WaitConflictError: if somebody holds the lock: in Popen.wait()
+    """
+    lock = target.wait_lock
+    if lock is None:
+        yield
+        return
+    if not lock.acquire(timeout=_POLL_S):
+        raise WaitConflictError(
+            f"capturing process {target.pid} would report it as ended: a thread of "
+            "this process is in its Popen.wait()",
+            pid=target.pid,
+            phase="prepare",
+            help=_CURE,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 _silence = threading.Lock()
 _silencers = 0
 _was_silent = False
@@ -108,9 +144,7 @@ def _blocked_thread(target: Target) -> tuple[str, str] | None:
             return (
                 f"the thread {thread.name!r} of this process waits for it, in "
                 "os.waitpid() or Popen.wait()",
-                "wait by a pidfd instead: asyncio.PidfdChildWatcher (Python 3.11), "
-                "Python 3.12 or newer, or Popen.poll() in a loop; or run the capture "
-                "in another process (sandlock-async capture PID DIR)",
+                _CURE,
             )
     return None
 

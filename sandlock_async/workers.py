@@ -37,6 +37,26 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
         """Return what *fn* returns; a cancellation waits for it to end first."""
         return await completed(self.submit(fn, *args, **kwargs))
 
+    async def acquire(
+        self,
+        release: Callable[[T], object],
+        fn: Callable[P, T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what *fn* returns; if we are cancelled meanwhile, *release* that.
+
+        For what must not be lost: a descriptor, a directory, memory.
+        """
+        future = self.submit(fn, *args, **kwargs)
+        try:
+            return await completed(future)
+        except BaseException:
+            if not future.cancelled() and future.exception() is None:
+                await self.run(release, future.result())
+            raise
+
     async def drained(self) -> None:
         """Wait until nothing runs here, so that no thread touches what goes next."""
         await shielded(self._drain())

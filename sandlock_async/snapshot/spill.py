@@ -15,7 +15,7 @@ class SpillFile:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._backing = FileBacking(self._file.fileno())
         self._lock = threading.Lock()
         self._end = 0

@@ -52,7 +52,8 @@ class Buffers:
             self._arena = None
 
     async def _make(self) -> None:
-        arena = await self._workers.run(Arena, THREADS * BUFFER_BYTES)
+        size = THREADS * BUFFER_BYTES
+        arena = await self._workers.acquire(Arena.close, Arena, size)
         self._arena = arena
         for start in range(0, arena.size, BUFFER_BYTES):
             view = arena.view[start : start + BUFFER_BYTES]

@@ -60,7 +60,9 @@ async def drafted(
     :raises CheckpointExistsError: if something is there, without *replace*
     :raises StoreError: if the place will not do
     """
-    stage = await workers.run(Stage, destination, replace=replace, durable=durable)
+    stage = await workers.acquire(
+        Stage.discard, Stage, destination, replace=replace, durable=durable
+    )
     buffers = Buffers(workers)
     try:
         stream = SegmentStream(

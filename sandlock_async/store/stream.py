@@ -26,8 +26,6 @@ SMALL_BYTES = 256 << 10
 Range = tuple[int, int]
 Run = tuple[int, memoryview]
 
-_FLAGS = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-
 
 class SegmentStream:
     """Writes the memory files of one stage.
@@ -98,23 +96,23 @@ class SegmentStream:
 
     async def _write_large(self, name: str, data: SegmentData) -> None:
         async with self._slots:
-            path = self._folder / name
-            # Shielded, each of them: a cancelled aiofiles call returns while its
-            # thread goes on, and would have the file closed under its feet.
-            file = await shielded(
-                aiofiles.open(
-                    path, "r+b", buffering=0, opener=_opener, executor=self._workers
-                )
-            )
+            fd = await self._workers.acquire(os.close, _open, self._folder / name)
             try:
+                # Shielded, as all that aiofiles does: a cancelled call returns while
+                # its thread goes on, and would have the file closed under its feet.
+                file = await shielded(
+                    aiofiles.open(
+                        fd, "r+b", buffering=0, closefd=False, executor=self._workers
+                    )
+                )
                 await shielded(file.truncate(len(data)))
                 ranges = await self._workers.run(data.ranges)
                 for group in _grouped(ranges):
                     await self._write_group(file, data, group)
                 if self._durable:
-                    await self._workers.run(os.fsync, file.fileno())
+                    await self._workers.run(os.fsync, fd)
             finally:
-                await shielded(file.close())
+                await self._workers.run(os.close, fd)
 
     async def _write_group(
         self, file: "AsyncFileIO", data: SegmentData, group: list[Range]
@@ -168,11 +166,7 @@ def _pwrite(fd: int, view: memoryview, offset: int) -> None:
 
 
 def _open(path: Path) -> int:
-    return _opener(os.fspath(path), os.O_RDWR)
-
-
-def _opener(path: str, flags: int) -> int:
-    fd = os.open(path, flags | _FLAGS, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     os.fchmod(fd, 0o600)  # whatever the umask
     return fd
 
