@@ -4,8 +4,8 @@ Rules:
 
 - Everything here runs on the thread that attaches (:mod:`sandlock_async.tracer`).
 - First all threads are seized, and run on; then all are interrupted. Threads that
-  start meanwhile are found by listing again, until everybody known stands still
-  and a listing shows nobody else: only a running thread can start another.
+  start meanwhile are found by listing again, until as many stand still as the
+  kernel counts: only a running thread can start another.
 - That a thread stands still is learnt by asking (``PTRACE_GETSIGINFO`` answers
   ``ESRCH`` while it runs), never by its wait status, which anybody in this process
   may take. Ours is taken at once, so that nobody mistakes it for an exit.
@@ -55,6 +55,7 @@ class _Tracee:
 class ThreadGroup:
     """The threads of one process while they are traced.
 
+    :ivar stat: of the main thread, once everybody stands still
     :ivar frozen_at: monotonic seconds of the first interrupt
     :ivar thawed_at: monotonic seconds of the last detach
     """
@@ -65,6 +66,7 @@ class ThreadGroup:
         self.thawed_at = 0.0
         self._deadline = deadline
         self._tracees: dict[int, _Tracee] = {}
+        self.stat: Stat
         self._leader_died: float | None = None
         self._reaper: threading.Thread | None = None
         self._reaper_done = threading.Event()
@@ -91,9 +93,10 @@ class ThreadGroup:
         while True:
             self._interrupt_new()
             self._wait_for_stops()
-            if not self._seize_new() and self._all_stopped():
+            if self._everybody_stopped():
                 self._reaper_done.set()
                 return
+            self._seize_new()
             self._check_time([self.pid])
 
     def check_frozen(self) -> None:
@@ -101,7 +104,7 @@ class ThreadGroup:
 
         :raises ProcessGoneError: if the process was killed meanwhile
         """
-        if not self._all_stopped():
+        if not self._still_stopped():
             raise ProcessGoneError(self.pid, "snapshot", "it was killed")
 
     def thaw(self) -> None:
@@ -267,17 +270,23 @@ class ThreadGroup:
             tracee.interrupted = False  # an execve(2) may have swallowed the first
         self._interrupt_new()
 
-    def _all_stopped(self) -> bool:
-        """Whether everybody still stands: execve(2) or SIGKILL may have undone it."""
+    def _everybody_stopped(self) -> bool:
+        """Whether all stand still whom the kernel counts; a listing can miss some."""
+        if not self._still_stopped():
+            return False
+        stat = self._stat_of(self.pid)
+        if stat is None or stat.num_threads != len(self._tracees):
+            return False
+        self.stat = stat
+        return True
+
+    def _still_stopped(self) -> bool:
+        """Whether every tracee stands: execve(2) or SIGKILL may have undone it."""
         for tracee in tuple(self._tracees.values()):
             if ptrace.stop_siginfo(tracee.tid) is None:
                 tracee.stopped = tracee.interrupted = False
-        stat = self._stat_of(self.pid)
-        return (
-            stat is not None
-            and stat.num_threads == len(self._tracees)  # nobody was missed
-            and self.pid in self._tracees
-            and all(tracee.stopped for tracee in self._tracees.values())
+        return self.pid in self._tracees and all(
+            tracee.stopped for tracee in self._tracees.values()
         )
 
     # -- what went wrong -------------------------------------------------------

@@ -14,7 +14,7 @@ program that stands still.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sandlock_async.model import MemoryMap, Skipped
+from sandlock_async.model import Skipped
 from sandlock_async.procfs import maps
 
 
@@ -70,10 +70,9 @@ def plan_segments(
     mappings: Sequence[maps.Mapping],
     vm_flags: Mapping[int, frozenset[str]],
     *,
-    captures: Callable[[MemoryMap], bool],
     populated: Callable[[int, int], list[int]],
 ) -> Plan:
-    """Decide for every mapping that *captures* wants.
+    """Decide for every mapping that is to be captured.
 
     :param vm_flags: ``VmFlags`` by start address; ``um`` is userfaultfd-missing
     :param populated: the present or swapped ranges of an address range, flat
@@ -82,9 +81,6 @@ def plan_segments(
     skipped: list[Skipped] = []
     for mapping in mappings:
         this = mapping.map
-        if not captures(this):
-            continue
-
         there = populated(this.start, this.end)
         from_file: list[int] = []
         if "um" in vm_flags.get(this.start, frozenset()):

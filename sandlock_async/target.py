@@ -68,7 +68,7 @@ class Target:
     machine: Machine
     is_child: bool
     sandboxed: bool
-    wait_lock: threading.Lock | None
+    wait_lock: "threading.Lock | None"
 
     def __enter__(self) -> Self:
         return self

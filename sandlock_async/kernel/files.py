@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import struct
+import threading
 
 from sandlock_async.kernel.libc import check, pylibc
 
@@ -32,6 +33,16 @@ _getdents64.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _getdents64.restype = ctypes.c_ssize_t
 
 _BUFFER_BYTES = 1 << 16
+
+
+class _Scratch(threading.local):
+    """A buffer for each thread: to make one takes as long as to read into it."""
+
+    def __init__(self) -> None:
+        self.buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
+
+
+_scratch = _Scratch()
 _DIRENT_HEAD = struct.Struct("=QqHB")  # struct linux_dirent64, getdents64(2)
 
 
@@ -40,7 +51,7 @@ def open_fd(path: str, flags: int = os.O_RDONLY) -> int:
 
     :raises OSError: ``ENOENT`` if it is gone, ``EACCES`` without rights
     """
-    return check(_open(os.fsencode(path), flags | os.O_CLOEXEC), f"open({path})")
+    return check(_open(path.encode(), flags | os.O_CLOEXEC), f"open({path})")
 
 
 def read_file(path: str) -> bytes:
@@ -50,7 +61,7 @@ def read_file(path: str) -> bytes:
     """
     fd = open_fd(path)
     try:
-        buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
+        buffer = _scratch.buffer
         pieces: list[bytes] = []
         # seq files hand out about a page at a time, and 0 only at the end.
         while count := check(_read(fd, buffer, _BUFFER_BYTES), f"read({path})"):
@@ -65,10 +76,8 @@ def read_link(path: str) -> bytes:
 
     :raises OSError: ``ENOENT`` if it is gone, ``EACCES`` without rights
     """
-    buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
-    count = check(
-        _readlink(os.fsencode(path), buffer, _BUFFER_BYTES), f"readlink({path})"
-    )
+    buffer = _scratch.buffer
+    count = check(_readlink(path.encode(), buffer, _BUFFER_BYTES), f"readlink({path})")
     return ctypes.string_at(buffer, count)
 
 
@@ -79,12 +88,12 @@ def list_numbers(path: str) -> list[int]:
     """
     fd = open_fd(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
+        buffer = _scratch.buffer
         numbers: list[int] = []
         while count := check(
             _getdents64(fd, buffer, _BUFFER_BYTES), f"getdents64({path})"
         ):
-            entries = buffer.raw[:count]
+            entries = ctypes.string_at(buffer, count)
             position = 0
             while position < count:
                 _, _, length, _ = _DIRENT_HEAD.unpack_from(entries, position)

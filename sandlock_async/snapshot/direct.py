@@ -78,7 +78,7 @@ class DirectSource:
         offset = 0
         ordinary: list[int] = []
         # The ordinary ones lie together in the arena, so that one call takes many.
-        for forced in (False, True):
+        for forced in sorted({segment.forced for segment in plan.segments}):
             for index, segment in enumerate(plan.segments):
                 if segment.forced is not forced:
                     continue

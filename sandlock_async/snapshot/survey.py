@@ -28,12 +28,14 @@ class Survey:
 
     :ivar maps: ``/proc/PID/maps``, byte for byte
     :ivar mappings: the same, parsed
+    :ivar wanted: those of them that the image holds
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
     """
 
     maps: bytes
     mappings: list[Mapping]
+    wanted: list[Mapping]
     vm_flags: dict[int, frozenset[str]]
     expected_bytes: int
 
@@ -71,13 +73,13 @@ def _survey(pid: int, captures: Callable[[MemoryMap], bool]) -> Survey:
     maps = files.read_file(f"/proc/{pid}/maps")
     vm_flags = read_vm_flags(pid)
     mappings = parse_maps(maps)
+    wanted = [mapping for mapping in mappings if captures(mapping.map)]
     with Pagemap(pid) as pagemap:
-        plan = plan_segments(
-            mappings, vm_flags, captures=captures, populated=pagemap.populated
-        )
+        plan = plan_segments(wanted, vm_flags, populated=pagemap.populated)
     return Survey(
         maps=maps,
         mappings=mappings,
+        wanted=wanted,
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
     )

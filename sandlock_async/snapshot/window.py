@@ -16,7 +16,7 @@ from sandlock_async.procfs.maps import Mapping, parse_maps
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import Facts, read_facts
 from sandlock_async.snapshot.survey import Survey, read_vm_flags, translate
-from sandlock_async.target import Target, read_stat
+from sandlock_async.target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +65,18 @@ def _read(
 ) -> View:
     pid = target.pid
     # Traced now, so the number cannot pass to another process any more.
-    target.check_same(read_stat(pid, "freeze"), "freeze")
+    target.check_same(group.stat, "freeze")
     facts = read_facts(pid, group.tids)
     maps = files.read_file(f"/proc/{pid}/maps")
-    mappings = survey.mappings if maps == survey.maps else parse_maps(maps)
+    mappings, wanted = survey.mappings, survey.wanted
+    if maps != survey.maps:
+        mappings = parse_maps(maps)
+        wanted = [mapping for mapping in mappings if captures(mapping.map)]
     vm_flags = survey.vm_flags
     if facts.has_userfaultfd or survey.missing_faults:
         # Only such a program can have changed what the flags are read for.
         vm_flags = read_vm_flags(pid)
     with Pagemap(pid) as pagemap:
-        plan = plan_segments(
-            mappings, vm_flags, captures=captures, populated=pagemap.populated
-        )
+        plan = plan_segments(wanted, vm_flags, populated=pagemap.populated)
     source.copy(plan)
     return View(facts=facts, mappings=mappings)

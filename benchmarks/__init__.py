@@ -1,0 +1,1 @@
+"""Measurements: paired, alternating, medians with spread. ``python -m benchmarks``."""
