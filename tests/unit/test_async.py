@@ -1,0 +1,143 @@
+"""Waiting to the end, sharing memory, leaving no thread."""
+
+import asyncio
+import os
+import threading
+
+import anyio
+import pytest
+
+from sandlock_async.budget import Budget
+from sandlock_async.completion import Overdue, completed
+from sandlock_async.tracer import TracerThread
+from sandlock_async.workers import Workers
+from tests.conftest import until
+
+
+async def test_cancelled_twice_it_waits_to_the_end() -> None:
+    gate, told = threading.Event(), []
+    async with Workers() as workers:
+        future = workers.submit(gate.wait)
+        task = asyncio.ensure_future(
+            completed(future, on_cancel=lambda: told.append(future.done()))
+        )
+        await asyncio.sleep(0)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not task.done()
+        gate.set()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert future.done()
+    assert told == [False]
+
+
+async def test_a_scope_that_is_cancelled_waits_as_well() -> None:
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    async with Workers() as workers:
+        with anyio.CancelScope() as scope:
+            future = workers.submit(gate.wait)
+            loop.call_soon(scope.cancel)
+            loop.call_later(0.02, gate.set)
+            await completed(future)
+
+        assert scope.cancelled_caught
+        assert future.done()
+
+
+async def test_patience_ends() -> None:
+    gate = threading.Event()
+    async with Workers() as workers:
+        with pytest.raises(Overdue):
+            await completed(workers.submit(gate.wait), patience=0.01)
+        gate.set()
+
+
+async def test_what_was_made_for_nobody_is_released() -> None:
+    gate, released = threading.Event(), []
+
+    def make() -> str:
+        gate.wait()
+        return "thing"
+
+    async with Workers() as workers:
+        task = asyncio.ensure_future(workers.acquire(released.append, make))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert released == ["thing"]
+
+
+async def test_workers_leave_no_thread() -> None:
+    before = threading.active_count()
+
+    async with Workers() as workers:
+        await asyncio.gather(*(workers.run(os.getpid) for _ in range(20)))
+
+    assert threading.active_count() == before
+
+
+def test_the_tracer_is_one_thread_and_ends() -> None:
+    tracer = TracerThread(1)
+    tids = {tracer.submit(threading.get_native_id).result() for _ in range(10)}
+    with pytest.raises(ZeroDivisionError):
+        tracer.submit(lambda: 1 // 0).result()
+
+    tracer.shutdown()
+
+    assert len(tids) == 1
+    assert not os.path.exists(f"/proc/self/task/{tids.pop()}")
+    with pytest.raises(RuntimeError):
+        tracer.submit(os.getpid)
+
+
+async def test_the_budget_is_first_come_first_served() -> None:
+    budget, order = Budget(), []
+    gates = [asyncio.Event() for _ in range(3)]
+
+    async def hold(number: int, wanted: int) -> None:
+        async with budget.reserved(wanted, 100):
+            order.append(number)
+            assert budget.used_bytes <= 100
+            await gates[number].wait()
+
+    tasks = [asyncio.ensure_future(hold(n, w)) for n, w in enumerate((60, 60, 30))]
+    await asyncio.sleep(0.01)
+    assert order == [0]  # the third would fit, but is not first
+    gates[0].set()
+    async with asyncio.timeout(5):
+        while order != [0, 1, 2]:
+            await asyncio.sleep(0)
+    for gate in gates:
+        gate.set()
+    await asyncio.gather(*tasks)
+
+    assert budget.used_bytes == 0
+
+
+async def test_a_waiter_that_is_cancelled_gives_way() -> None:
+    budget = Budget()
+
+    async def hold() -> None:
+        async with budget.reserved(100, 100):
+            await asyncio.Event().wait()
+
+    async with budget.reserved(100, 100):
+        task = asyncio.ensure_future(hold())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    assert budget.used_bytes == 0
+    until(lambda: not budget._waiting, "nobody waits")
+    async with budget.reserved(500, 100) as room:
+        assert room == 100

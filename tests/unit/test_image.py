@@ -1,0 +1,184 @@
+"""Images: byte for byte as sandlock writes them, and nothing believed of others."""
+
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+import sandlock_async as sa
+from sandlock_async.image import layout
+from sandlock_async.image.policy import DEFAULT_V1
+from sandlock_async.image.reader import read_picture
+from sandlock_async.image.v1 import FORMAT
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "v1"
+METADATA = [
+    layout.META,
+    layout.POLICY,
+    layout.INFO,
+    layout.FDS,
+    layout.MEMORY_MAP,
+    layout.MAIN_THREAD,
+]
+SEGMENT = f"{layout.MEMORY}/0.bin"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    shutil.copytree(GOLDEN / "sleep-state", tmp_path / "image")
+    return tmp_path / "image"
+
+
+def read(path: Path) -> None:
+    _, directory = read_picture(path)
+    directory.close()
+
+
+@pytest.mark.parametrize("name", ["sleep", "sleep-state"])
+def test_what_sandlock_wrote_comes_out_as_it_was(name: str) -> None:
+    picture, directory = read_picture(GOLDEN / name)
+
+    files = FORMAT.encode(picture)
+
+    for file in (GOLDEN / name).rglob("*.*"):
+        key = str(file.relative_to(GOLDEN / name))
+        if key.startswith(layout.MEMORY + "/"):
+            assert dict(files.segments)[key].data == file.read_bytes()
+        else:
+            assert files.small[key] == file.read_bytes(), key
+    assert list(files.small)[-1] == layout.META
+    directory.close()
+
+
+def test_the_default_policy() -> None:
+    # sandlock's own minimal one has seven readable paths and a clean environment
+    minimal = (GOLDEN / "policy" / "minimal.dat").read_bytes()
+    paths = sum(
+        8 + len(path)
+        for path in ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/dev")
+    )
+    emptied = minimal[:8] + struct.pack("<Q", 0) + minimal[16 + paths :]
+
+    assert len(DEFAULT_V1) == 131
+    differing = [at for at in range(131) if emptied[at] != DEFAULT_V1[at]]
+    assert all(emptied[at] == 1 for at in differing)
+    assert len(differing) <= 1
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_a_missing_file(image: Path, name: str) -> None:
+    (image / name).unlink()
+
+    with pytest.raises(sa.ImageCorruptError, match="missing") as caught:
+        read(image)
+
+    assert caught.value.path == image / name
+
+
+@pytest.mark.parametrize("name", [layout.META, layout.INFO, layout.FDS])
+def test_truncation_at_every_byte(image: Path, name: str) -> None:
+    whole = (image / name).read_bytes()
+    for length in range(len(whole)):
+        (image / name).write_bytes(whole[:length])
+        with pytest.raises(sa.ImageError):
+            read(image)
+
+
+@pytest.mark.parametrize("name", [*METADATA, SEGMENT])
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "socket"])
+def test_something_else_in_its_place(image: Path, name: str, kind: str) -> None:
+    target = image / name
+    target.rename(image / "moved")
+    place: dict[str, Callable[[], object]] = {
+        "symlink": lambda: target.symlink_to(image / "moved"),
+        "fifo": lambda: os.mkfifo(target),
+        "directory": target.mkdir,
+        "socket": lambda: bind(target),
+    }
+    place[kind]()
+    before = len(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(sa.ImageCorruptError, match="not a regular file"):
+        read(image)
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def bind(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{folder}/{path.name}")
+    os.close(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (layout.INFO, b'{"pid": 2147483648, "cwd": "", "exe": ""}'),
+        (layout.INFO, b'{"pid": "1", "cwd": "", "exe": ""}'),
+        (layout.INFO, b'{"pid": true, "cwd": "", "exe": ""}'),
+        (layout.INFO, b'{"pid": 1, "cwd": ""}'),
+        (layout.INFO, b"[" * 100_000),
+        (layout.INFO, b'\xef\xbb\xbf{"pid": 1, "cwd": "", "exe": ""}'),
+        (layout.META, b"null"),
+        (layout.FDS, b"{}"),
+        (layout.FDS, b'[{"fd": 1, "path": "", "flags": 0, "offset": -1}]'),
+        (layout.MEMORY_MAP, b'[{"start": 18446744073709551616}]'),
+        (
+            layout.MEMORY_MAP,
+            b'[{"start": 0, "end": 9223372036854775808, "perms": "", "offset": 0}]',
+        ),
+        (layout.MEMORY_MAP, b'[{"start": 8, "end": 4, "perms": "", "offset": 0}]'),
+        (layout.MAIN_THREAD, b"1234567"),
+        (layout.EXTENDED_PROCESS, b"{}"),
+    ],
+)
+def test_malformed(image: Path, name: str, content: bytes) -> None:
+    (image / name).parent.mkdir(exist_ok=True)
+    (image / name).write_bytes(content)
+
+    with pytest.raises(sa.ImageCorruptError):
+        read(image)
+
+
+@pytest.mark.parametrize("change", [-1, 1], ids=["shorter", "longer"])
+def test_a_memory_file_of_another_size(image: Path, change: int) -> None:
+    size = (image / SEGMENT).stat().st_size
+    os.truncate(image / SEGMENT, size + change)
+
+    with pytest.raises(sa.ImageCorruptError, match=f"instead of {size}"):
+        read(image)
+
+
+@pytest.mark.parametrize("version", [2, 3, 99, "2"])
+def test_another_version(image: Path, version: object) -> None:
+    meta = orjson.loads((image / layout.META).read_bytes())
+    (image / layout.META).write_bytes(orjson.dumps({**meta, "version": version}))
+
+    with pytest.raises(sa.ImageVersionError) as caught:
+        read(image)
+
+    assert caught.value.found == version
+    assert caught.value.expected
+
+
+async def test_a_file_cut_short_after_loading(image: Path) -> None:
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        os.truncate(image / SEGMENT, 10)
+
+        with pytest.raises(sa.ImageCorruptError, match="ends at byte 10"):
+            bytes(checkpoint.process_state.memory_data[0].data)
+
+
+async def test_a_closed_checkpoint(image: Path) -> None:
+    checkpoint = await sa.Checkpoint.load(image)
+    await checkpoint.aclose()
+    await checkpoint.aclose()
+
+    with pytest.raises(ValueError, match="closed"):
+        bytes(checkpoint.process_state.memory_data[0].data)

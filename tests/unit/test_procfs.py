@@ -1,0 +1,96 @@
+"""The parsers, on the bytes that the kernel prints."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandlock_async.procfs.elf import parse_elf_machine
+from sandlock_async.procfs.fdinfo import parse_fdinfo
+from sandlock_async.procfs.maps import parse_maps, parse_vm_flags
+from sandlock_async.procfs.stat import parse_stat
+from sandlock_async.procfs.status import parse_status
+from sandlock_async.procfs.syscall import Syscall, parse_syscall
+
+MAPS = rb"""55d0-55d1 r--p 00000000 fe:01 1234    /usr/bin/a program (deleted)
+7f00-7f02 rw-p 00001000 00:00 0
+7f02-7f03 rw-s 00000000 00:01 77 /memfd:a\012b (deleted)
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+"""
+
+
+def test_maps() -> None:
+    program, anonymous, memfd, vsyscall = parse_maps(MAPS)
+
+    assert program.map.path == "/usr/bin/a program (deleted)"
+    assert (program.device, program.inode) == ((0xFE, 1), 1234)
+    assert program.map.private
+    assert not program.map.writable
+    assert anonymous.map.path is None
+    assert anonymous.map.offset == 0x1000
+    assert not anonymous.file_backed
+    assert memfd.map.path == "/memfd:a\\012b (deleted)"
+    assert memfd.raw_path == b"/memfd:a\nb (deleted)"
+    assert vsyscall.map.is_special
+    assert vsyscall.map.end == 0xFFFFFFFFFF601000
+
+
+def test_a_path_that_is_not_utf8() -> None:
+    (mapping,) = parse_maps(b"1000-2000 rw-p 00000000 fe:01 5 /tmp/\xff\n")
+
+    assert mapping.map.path == "/tmp/\ufffd"
+    assert mapping.raw_path == b"/tmp/\xff"
+
+
+def test_vm_flags() -> None:
+    smaps = b"1000-2000 rw-p 00000000 00:00 0 \nRss: 4 kB\nVmFlags: rd wr um \n"
+
+    assert parse_vm_flags(smaps) == {0x1000: frozenset({"rd", "wr", "um"})}
+
+
+def test_stat_of_a_program_with_an_odd_name() -> None:
+    fields = b"S 7 " + b" ".join(b"%d" % n for n in range(5, 53))
+
+    stat = parse_stat(b"42 (a) b (c) " + fields)
+
+    assert (stat.comm, stat.state, stat.parent) == ("a) b (c", "S", 7)
+    assert (stat.flags, stat.num_threads, stat.start_time) == (9, 20, 22)
+
+
+def test_fdinfo() -> None:
+    content = b"pos:\t5\nflags:\t02100002\nmnt_id:\t15\neventfd-count:      5\n"
+
+    assert parse_fdinfo(content) == (0o2100002, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"running\n", None),
+        (b"-1 0x7ff 0x7f0\n", None),
+        (b"61 0xaef 0x7f 0x0 0x0 0x0 0x1 0x7f 0x7e\n", (61, 0xAEF)),
+    ],
+    ids=["running", "outside", "wait4"],
+)
+def test_syscall(content: bytes, expected: tuple[int, int] | None) -> None:
+    call = parse_syscall(content)
+
+    assert (call and (call.number, call.arguments[0])) == expected
+    assert call is None or isinstance(call, Syscall)
+
+
+def test_elf_machine() -> None:
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00"
+
+    assert parse_elf_machine(header) == (True, 62)
+    assert parse_elf_machine(b"#!/bin/sh") is None
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_a_value_error(content: bytes) -> None:
+    for parse in (parse_maps, parse_vm_flags, parse_stat, parse_fdinfo, parse_syscall):
+        try:
+            parse(content)
+        except ValueError:
+            continue
+    parse_status(content)
+    parse_elf_machine(content)
