@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,22 @@ def spawn(
         tracee.process.wait()
 
 
+@contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """Start programs that stay on one CPU: its number is in their memory (rseq)."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
 @pytest.fixture
 def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
     """A process that sleeps, really asleep."""
-    process = subprocess.Popen(["sleep", "60"])
+    with on_one_cpu():
+        process = subprocess.Popen(["sleep", "60"])
     until(
         lambda: "nanosleep" in _wchan(process.pid) or _state(process.pid) == "S",
         "sleep to sleep",

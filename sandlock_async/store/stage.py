@@ -162,8 +162,12 @@ class Stage:
     def _make(self) -> Path:
         for _ in range(_LOCK_TRIES):
             path = self.destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
-            path.mkdir(mode=0o700)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                path.mkdir(mode=0o700)
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._make_parents()  # somebody cleans up here at this moment
+                continue
             # Somebody who cleans up may have had it between mkdir and flock.
             if _lock(fd) and os.fstat(fd).st_nlink:
                 self._lock_fd = fd
@@ -178,18 +182,16 @@ class Stage:
 
     def _probe_rename(self) -> None:
         """Find out now, not after the capture, that the file system cannot rename."""
-        twin = self.path.with_name(f"{STAGE_PREFIX}{uuid4().hex}")
+        # Inside the stage, which is locked: beside it somebody might clean up.
+        one, other = (self.path / name for name in ("process", layout.EXTENDED))
+        twin = self.path / "probe"
         try:
             if self._replace:
-                twin.mkdir(mode=0o700)
-                try:
-                    renameat2(self.path, twin, Rename.EXCHANGE)
-                    renameat2(self.path, twin, Rename.EXCHANGE)
-                finally:
-                    twin.rmdir()
+                renameat2(one, other, Rename.EXCHANGE)
+                renameat2(one, other, Rename.EXCHANGE)
             else:
-                renameat2(self.path, twin, Rename.NOREPLACE)
-                self.path = twin
+                renameat2(other, twin, Rename.NOREPLACE)
+                renameat2(twin, other, Rename.NOREPLACE)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
                 raise self._unable_to_rename() from error

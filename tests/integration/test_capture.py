@@ -12,7 +12,7 @@ import pytest
 import sandlock_async as sa
 from sandlock_async.arch import MACHINES
 from sandlock_async.image.policy import DEFAULT_V1
-from tests.conftest import until
+from tests.conftest import on_one_cpu, until
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -70,7 +70,9 @@ def tree(path: Path) -> dict[str, bytes]:
 @pytest.fixture
 def reader() -> Iterator["subprocess.Popen[bytes]"]:
     """A process in read(2): unlike a sleep, it is the same after every stop."""
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+    with on_one_cpu():
+        started = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    with started as process:
         syscall = Path(f"/proc/{process.pid}/syscall")
         comm = Path(f"/proc/{process.pid}/comm")
         until(lambda: comm.read_text() == "cat\n", "cat to be executed")
