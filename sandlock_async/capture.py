@@ -94,8 +94,10 @@ async def capture(
                 file.close()
             raise
         finally:
-            await workers.drained()
-            buffers.close()
+            try:
+                await workers.drained()
+            finally:
+                buffers.close()
         try:
             state = snapshot.process_state(spilled[0].pieces if spilled else None)
             picture = _picture(state, snapshot, name, policy, app_state)
@@ -208,8 +210,10 @@ async def capture_to(
             picture = picture.named(destination.name)
             written = await draft.commit(layout.encode(picture))
         finally:
-            await workers.drained()
-            await workers.run(snapshot.source.close)
+            try:
+                await workers.drained()
+            finally:  # cancelled again: it is to be closed all the same
+                await workers.run(snapshot.source.close)
 
     tell(Committed(path=destination))
     ended = time.monotonic()
