@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Budget:
         return self._used
 
     @asynccontextmanager
-    async def reserved(self, wanted: int, limit: int) -> AsyncIterator[int]:
+    async def reserved(self, wanted: int, limit: int) -> AsyncGenerator[int]:
         """Hold *wanted* bytes, at most *limit*; wait until all fit in *limit*.
 
         Yields the bytes held. Waits before anything is frozen: a target never

@@ -6,7 +6,7 @@ keeps it in memory. What happens while the target stands still is told in
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -253,7 +253,7 @@ class _Sight:
 @asynccontextmanager
 async def _sighted(
     target: object, workers: Workers, memory_limit: int
-) -> AsyncIterator[_Sight]:
+) -> AsyncGenerator[_Sight]:
     """Pin the target, look at its memory, and wait for room for a copy of it."""
     opened = await workers.acquire(Target.close, open_target, target)
     with opened:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from sandlock_async.image import find_format
 from sandlock_async.image.reader import read_picture
@@ -117,7 +117,7 @@ class Checkpoint(Picture):
             return NotImplemented
         return _parts(self) == _parts(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
 
 async def list_checkpoints(store: StrPath) -> list[str]:

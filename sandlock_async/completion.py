@@ -8,7 +8,7 @@ half-written directory, waits to the end, and only then lets the cancellation on
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -89,7 +89,7 @@ async def _outlast(
 
 
 @asynccontextmanager
-async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
+async def task_group() -> AsyncGenerator[anyio.abc.TaskGroup]:
     """Open a task group that raises its first error as itself, not in a group."""
     try:
         async with anyio.create_task_group() as group:
@@ -97,5 +97,5 @@ async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
     except BaseExceptionGroup as errors:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
+            first = first.exceptions[0]  # pyright: ignore[reportUnknownVariableType]
         raise first from None

@@ -53,7 +53,7 @@ class ProcessGoneError(CaptureError, ProcessLookupError):
     def __init__(self, pid: int, phase: str, detail: str = "") -> None:
         message = f"process {pid} is gone" + (f": {detail}" if detail else "")
         super().__init__(message, pid=pid, phase=phase)
-        self.errno = errno.ESRCH
+        self.errno: int | None = errno.ESRCH
 
 
 class NotPermittedError(CaptureError, PermissionError):
@@ -69,7 +69,7 @@ class NotPermittedError(CaptureError, PermissionError):
     ) -> None:
         message = f"may not trace process {pid}: {reason}"
         super().__init__(message, pid=pid, phase=phase, help=help)
-        self.errno = errno.EPERM
+        self.errno: int | None = errno.EPERM
 
 
 class FreezeTimeoutError(CaptureError, TimeoutError):
@@ -84,7 +84,7 @@ class FreezeTimeoutError(CaptureError, TimeoutError):
         help: str = "",
     ) -> None:
         super().__init__(detail, pid=pid, phase=phase, help=help)
-        self.errno = errno.ETIMEDOUT
+        self.errno: int | None = errno.ETIMEDOUT
 
 
 class WaitConflictError(CaptureError):
@@ -115,7 +115,7 @@ class CheckpointNotFoundError(ImageError, FileNotFoundError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"Checkpoint not found: {path}", path=path)
-        self.errno = errno.ENOENT
+        self.errno: int | None = errno.ENOENT
 
 
 class ImageCorruptError(ImageError):
@@ -164,7 +164,7 @@ class CheckpointExistsError(StoreError, FileExistsError):
             path=path,
             help="choose another directory, or replace it (replace=True, --replace)",
         )
-        self.errno = errno.EEXIST
+        self.errno: int | None = errno.EEXIST
 
 
 class NoSpaceError(StoreError):

@@ -13,7 +13,6 @@ Rules:
   nothing: the kernel puts the thread back into it.
 """
 
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from sandlock_async.errors import (
     ProcessGoneError,
     UncapturableError,
 )
-from sandlock_async.kernel import files, ptrace, wait
+from sandlock_async.kernel import files, libc, ptrace, wait
 from sandlock_async.procfs.stat import Stat, parse_stat
 from sandlock_async.procfs.status import parse_status
 
@@ -35,8 +34,9 @@ _SEIZE_FIRST_PASSES = 16
 """Listings before the first interrupt; a program may start threads for ever."""
 
 _REAP_S = 0.002
-_SPIN_S = 0.0003
-_YIELD_S = 0.003
+_SPIN_S = 0.00005
+_DOZE_S = 0.003
+_DOZE_US = 10
 _FOREIGN_TRACER_S = 0.5
 """How long another tracer may take to let go (sandlock's own, for one fork)."""
 
@@ -55,18 +55,16 @@ class _Tracee:
 class ThreadGroup:
     """The threads of one process while they are traced.
 
-    :ivar stat: of the main thread, once everybody stands still
     :ivar frozen_at: monotonic seconds of the first interrupt
     :ivar thawed_at: monotonic seconds of the last detach
     """
 
     def __init__(self, pid: int, deadline: Deadline) -> None:
         self.pid = pid
-        self.frozen_at = 0.0
-        self.thawed_at = 0.0
+        self.frozen_at: float = 0.0
+        self.thawed_at: float = 0.0
         self._deadline = deadline
         self._tracees: dict[int, _Tracee] = {}
-        self.stat: Stat
         self._leader_died: float | None = None
         self._reaper: threading.Thread | None = None
         self._reaper_done = threading.Event()
@@ -77,17 +75,24 @@ class ThreadGroup:
         others = sorted(tid for tid in self._tracees if tid != self.pid)
         return [self.pid, *others] if self.pid in self._tracees else others
 
-    def freeze(self) -> None:
-        """Attach to every thread and stop it, those included that start meanwhile.
+    def attach(self) -> None:
+        """Attach to every thread, without stopping any.
 
         :raises NotPermittedError: saying who or what forbids it
         :raises ProcessGoneError: if there is no such process, or it ends
         :raises UncapturableError: if the main thread has ended, and others not
-        :raises FreezeTimeoutError: naming the threads that would not stop
+        :raises FreezeTimeoutError: naming the threads that would not be attached to
         """
         for _ in range(_SEIZE_FIRST_PASSES):
             if not self._seize_new():
                 break
+
+    def freeze(self) -> None:
+        """Stop every thread, those included that have started meanwhile.
+
+        :raises CaptureError: as :meth:`attach`
+        """
+        libc.sleep_precisely()
         time.sleep(0)  # a fresh turn of the GIL: nobody asks for it for 5 ms
         self.frozen_at = time.monotonic()
         while True:
@@ -228,8 +233,10 @@ class ThreadGroup:
             if waited < _SPIN_S:
                 continue
             self._check_time([tracee.tid for tracee in running])
-            if waited < _YIELD_S:
-                os.sched_yield()
+            if waited < _DOZE_S:
+                # A tracee may share our CPU: a spinning or yielding thread keeps it
+                # from running for milliseconds, one that sleeps does not.
+                libc.doze(_DOZE_US)
                 continue
             # Slow now: let the GIL go, see what became of them, and ask again.
             time.sleep(0.0005)
@@ -274,11 +281,12 @@ class ThreadGroup:
         """Whether all stand still whom the kernel counts; a listing can miss some."""
         if not self._still_stopped():
             return False
-        stat = self._stat_of(self.pid)
-        if stat is None or stat.num_threads != len(self._tracees):
-            return False
-        self.stat = stat
-        return True
+        try:
+            return files.count_threads(self.pid) == len(self._tracees)
+        except OSError as error:
+            if files.is_gone(error):
+                raise ProcessGoneError(self.pid, "freeze") from None
+            raise
 
     def _still_stopped(self) -> bool:
         """Whether every tracee stands: execve(2) or SIGKILL may have undone it."""

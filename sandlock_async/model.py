@@ -7,7 +7,7 @@ them is on further attributes.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import ClassVar, cast, overload
 
 _COMPARE_BYTES = 1 << 20
 
@@ -20,7 +20,7 @@ class SegmentData(ABC):
     """
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     @abstractmethod
     def __len__(self) -> int:
@@ -74,6 +74,7 @@ class SegmentData(ABC):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SegmentData | bytes | bytearray | memoryview):
             return NotImplemented
+        other = cast("SegmentData | bytes", other)
         if len(self) != len(other):
             return False
         return all(

@@ -55,7 +55,6 @@ class Target:
 
     :ivar pidfd: refers to it, however long it takes
     :ivar root_fd: its root directory (``O_PATH``); -1 if we may not look
-    :ivar start_time: clock ticks after boot; with the pid, an identity
     :ivar is_child: whether this process is its parent
     :ivar sandboxed: whether it was given as a ``sandlock.Sandbox``
     :ivar wait_lock: what a ``subprocess.Popen`` given as target holds while it waits
@@ -64,7 +63,6 @@ class Target:
     pid: int
     pidfd: int
     root_fd: int
-    start_time: int
     machine: Machine
     is_child: bool
     sandboxed: bool
@@ -87,16 +85,19 @@ class Target:
         if self.root_fd >= 0:
             os.close(self.root_fd)
 
-    def check_same(self, stat: Stat, phase: str) -> None:
-        """Return if *stat* is of this very process.
+    def check_same(self, phase: str) -> None:
+        """Return if the pid still means this very process.
 
-        :raises ProcessGoneError: if the number has gone to another one
+        It does as long as the process is there, dead or alive: only then is its
+        number free for another one.
+
+        :raises ProcessGoneError: if the number may have gone to another one
         """
-        if stat.start_time != self.start_time:
+        if not self.is_there():
             raise ProcessGoneError(self.pid, phase, "its number has been given anew")
 
-    def is_running(self) -> bool:
-        """Whether the process has not ended yet."""
+    def is_there(self) -> bool:
+        """Whether the process has not been reaped yet. Keeps the GIL."""
         try:
             signal.pidfd_send_signal(self.pidfd, 0)
         except ProcessLookupError:
@@ -149,7 +150,6 @@ def open_target(target: object) -> Target:
         pid=pid,
         pidfd=pidfd,
         root_fd=_open_root(pid),
-        start_time=stat.start_time,
         machine=machine,
         is_child=stat.parent == os.getpid(),
         sandboxed=is_sandbox(target),

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -81,7 +81,7 @@ def check_waiters(target: Target, loop: LoopFacts) -> None:
 
 
 @contextmanager
-def polls_held(target: Target) -> Iterator[None]:
+def polls_held(target: Target) -> Generator[None]:
     """Keep a ``subprocess.Popen`` given as target from polling inside.
 
     It takes its lock for every waitpid(), and a poll() that does not get the lock
@@ -113,7 +113,7 @@ _was_silent = False
 
 
 @contextmanager
-def child_stops_silenced() -> Iterator[None]:
+def child_stops_silenced() -> Generator[None]:
     """Keep SIGCHLD from being raised for stops while any capture is inside."""
     global _silencers, _was_silent
     with _silence:

@@ -3,12 +3,15 @@
 Nothing of ours runs on the application's default executor, which may be full.
 """
 
+import asyncio
 import concurrent.futures
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from sandlock_async.completion import completed, shielded
+from sandlock_async.courtesy import courteous_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,12 +19,15 @@ T = TypeVar("T")
 THREADS = 4
 """Threads an operation has at most; they start when there is work for them."""
 
+_END_POLL_S = 0.0002
+
 
 class Workers(concurrent.futures.ThreadPoolExecutor):
     """A small pool that is empty and gone when its ``async with`` is left."""
 
     def __init__(self) -> None:
         super().__init__(THREADS, thread_name_prefix="sandlock-async-io")
+        self._held = ExitStack()
         self._outstanding: set[concurrent.futures.Future[Any]] = set()
 
     def submit(
@@ -70,7 +76,14 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
             except BaseException:  # noqa: BLE001, S112 - its caller has been told
                 continue
 
+    async def _end(self) -> None:
+        # Idle threads end at once, but joining them would block the event loop.
+        self.shutdown(wait=False)
+        while any(thread.is_alive() for thread in self._threads):  # noqa: ASYNC110
+            await asyncio.sleep(_END_POLL_S)
+
     async def __aenter__(self) -> Self:
+        self._held.enter_context(courteous_loop())
         return self
 
     async def __aexit__(
@@ -79,7 +92,8 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            await self.drained()
-        finally:
-            self.shutdown(wait=True)  # idle threads end at once
+        with self._held:
+            try:
+                await self.drained()
+            finally:
+                await shielded(self._end())

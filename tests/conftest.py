@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from tests.programs.status import ERRORS, PROGRESS, READY, Status
 
@@ -34,6 +35,13 @@ def missing(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what} is missing in CI")
     pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(autouse=True)
+def unblocked_loop() -> Iterator[None]:
+    """Fail a test in which our code blocks the event loop."""
+    with blockbuster_ctx(scanned_modules=["sandlock_async"]):
+        yield
 
 
 class Tracee:

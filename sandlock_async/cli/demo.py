@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -73,7 +73,9 @@ async def _demo(directory: Path | None) -> Answer:
 
 
 @asynccontextmanager
-async def _destination(directory: Path | None, workers: Workers) -> AsyncIterator[Path]:
+async def _destination(
+    directory: Path | None, workers: Workers
+) -> AsyncGenerator[Path]:
     """Yield where the checkpoint goes; a folder made for it goes if the demo fails."""
     if directory is not None:
         if await workers.run(directory.exists):

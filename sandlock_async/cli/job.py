@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rich_click as click
 
@@ -21,12 +21,13 @@ class Job:
     as_json: bool
 
 
-json_option = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object on stdout, and nothing else there.",
-)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def json_option(command: _Command) -> _Command:
+    """Give a command the option ``--json``."""
+    text = "Print one JSON object on stdout, and nothing else there."
+    return click.option("--json", "as_json", is_flag=True, help=text)(command)
 
 
 def examples(*commands: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import orjson
 import rich_click as click
@@ -108,9 +108,10 @@ def _encodable(value: object) -> object:
     if isinstance(value, Path | str):
         return unicode(str(value))
     if isinstance(value, Mapping):
-        return {key: _encodable(item) for key, item in value.items()}
+        items = cast("Mapping[object, object]", value).items()
+        return {key: _encodable(item) for key, item in items}
     if isinstance(value, list | tuple):
-        return [_encodable(item) for item in value]
+        return [_encodable(item) for item in cast("Sequence[object]", value)]
     return value
 
 

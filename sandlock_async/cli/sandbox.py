@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +145,7 @@ def find_line(state: ProcessState) -> Found | None:
 
 
 @asynccontextmanager
-async def sandbox_at_work(workers: Workers) -> AsyncIterator[Workload]:
+async def sandbox_at_work(workers: Workers) -> AsyncGenerator[Workload]:
     """Start a sandbox with a program at work in it; it ends with the ``async with``.
 
     :raises SandlockAsyncError: if there can be none here, saying why

@@ -5,7 +5,7 @@ range. Unknown keys are ignored.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import orjson
 
@@ -36,7 +36,7 @@ class Fields:
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, dict):
             raise Malformed(f"{where} is not an object")
-        self._fields = value
+        self._fields = cast("dict[str, object]", value)
         self._where = where
 
     def integer(self, key: str, within: range) -> int:
@@ -75,12 +75,14 @@ class Fields:
         value = self._get(key)
         if not isinstance(value, list):
             raise Malformed(f"{self._where}.{key} is not a list")
-        for number in value:
+        numbers: list[int] = []
+        for number in cast("list[object]", value):
             if isinstance(number, bool) or not isinstance(number, int):
                 raise Malformed(f"{self._where}.{key} holds something but integers")
             if number not in within:
                 raise Malformed(f"{self._where}.{key} holds {number}, out of range")
-        return tuple(value)
+            numbers.append(number)
+        return tuple(numbers)
 
     def _get(self, key: str) -> object:
         if key not in self._fields:
@@ -98,5 +100,6 @@ def parse_items(
     if not isinstance(value, list):
         raise Malformed(f"{where} is not a list")
     return tuple(
-        parse(Fields(item, f"{where}[{index}]")) for index, item in enumerate(value)
+        parse(Fields(item, f"{where}[{index}]"))
+        for index, item in enumerate(cast("list[object]", value))
     )

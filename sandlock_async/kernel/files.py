@@ -32,6 +32,32 @@ _getdents64 = pylibc["getdents64"]
 _getdents64.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 _getdents64.restype = ctypes.c_ssize_t
 
+_AT_FDCWD = -100
+_STATX_NLINK = 4
+
+
+class statx(ctypes.Structure):
+    """``struct statx`` of ``linux/stat.h``, 256 bytes: its head."""
+
+    _fields_ = [
+        ("stx_mask", ctypes.c_uint32),
+        ("stx_blksize", ctypes.c_uint32),
+        ("stx_attributes", ctypes.c_uint64),
+        ("stx_nlink", ctypes.c_uint32),
+        ("_rest", ctypes.c_byte * 236),
+    ]
+
+
+_statx = pylibc["statx"]
+_statx.argtypes = (
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_uint,
+    ctypes.c_void_p,
+)
+_statx.restype = ctypes.c_int
+
 _BUFFER_BYTES = 1 << 16
 
 
@@ -54,19 +80,36 @@ def open_fd(path: str, flags: int = os.O_RDONLY) -> int:
     return check(_open(path.encode(), flags | os.O_CLOEXEC), f"open({path})")
 
 
+def read_record(path: str) -> bytes:
+    """Return the content of a file of procfs that is one record: stat, fdinfo, status.
+
+    Such a file (``single_open()``) is handed out whole: a short read is its end.
+
+    :raises OSError: whatever open(2) or read(2) say
+    """
+    return _read_until(path, _BUFFER_BYTES - 1)
+
+
 def read_file(path: str) -> bytes:
     """Return the whole content of a file of procfs.
 
     :raises OSError: whatever open(2) or read(2) say
     """
+    # Of many records about a page is handed out at a time, and 0 only at the end.
+    return _read_until(path, 0)
+
+
+def _read_until(path: str, last: int) -> bytes:
+    """Read until a read of at most *last* bytes."""
     fd = open_fd(path)
     try:
         buffer = _scratch.buffer
         pieces: list[bytes] = []
-        # seq files hand out about a page at a time, and 0 only at the end.
-        while count := check(_read(fd, buffer, _BUFFER_BYTES), f"read({path})"):
+        while True:
+            count = check(_read(fd, buffer, _BUFFER_BYTES), f"read({path})")
             pieces.append(ctypes.string_at(buffer, count))
-        return b"".join(pieces)
+            if count <= last:
+                return b"".join(pieces)
     finally:
         _close(fd)
 
@@ -105,6 +148,23 @@ def list_numbers(path: str) -> list[int]:
         return sorted(numbers)
     finally:
         _close(fd)
+
+
+def count_threads(pid: int) -> int:
+    """Return how many threads the process has, dead ones that nobody reaped included.
+
+    A directory has two links and one for each folder in it, and the kernel counts
+    those of ``/proc/PID/task`` by the threads: a tenth of the time of reading stat.
+
+    :raises OSError: ``ENOENT`` if the process is gone
+    """
+    found = statx()
+    path = f"/proc/{pid}/task"
+    check(
+        _statx(_AT_FDCWD, path.encode(), 0, _STATX_NLINK, ctypes.addressof(found)),
+        f"statx({path})",
+    )
+    return int(found.stx_nlink) - 2
 
 
 def is_gone(error: OSError) -> bool:

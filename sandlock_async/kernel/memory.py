@@ -25,10 +25,10 @@ class Arena:
     """
 
     def __init__(self, size: int) -> None:
-        self.size = max(-(-size // mmap.PAGESIZE), 1) * mmap.PAGESIZE
+        self.size: int = max(-(-size // mmap.PAGESIZE), 1) * mmap.PAGESIZE
         self._map = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
-        self.address = ctypes.addressof(self._anchor)
+        self.address: int = ctypes.addressof(self._anchor)
         self._advise(MADV_HUGEPAGE)
         self._advise(MADV_POPULATE_WRITE)
 

@@ -60,9 +60,8 @@ class DirectSource:
         self._readers = readers
         self._backing = MemoryBacking(arena.view)
         self._plan = Plan(segments=(), skipped=())
-        self._inside: list[tuple[int, list[int]]] = []  # arena offset, ranges
+        self._places: list[_Place] = []
         self._unreadable: list[tuple[int, int]] = []
-        self._used_bytes = 0
         self._late_fds: list[int] = []
         self._late_pieces: dict[int, list[Piece]] = {}
         self._late_skipped: list[Skipped] = []
@@ -74,28 +73,22 @@ class DirectSource:
         :raises ProcessGoneError: if the process is killed meanwhile
         """
         self._plan = plan
-        self._inside = [(0, [])] * len(plan.segments)
-        offset = 0
-        ordinary: list[int] = []
         # The ordinary ones lie together in the arena, so that one call takes many.
-        for forced in sorted({segment.forced for segment in plan.segments}):
-            for index, segment in enumerate(plan.segments):
-                if segment.forced is not forced:
-                    continue
-                inside, outside = _split(segment.populated, self._arena.size - offset)
-                self._inside[index] = (offset, inside)
-                self.pending += _pieces(index, outside)
-                size = sum(inside[1::2]) - sum(inside[0::2])
-                if forced and size:
-                    view = self._arena.view[offset : offset + size]
-                    self._unreadable += self._copier.copy_forced(inside, view)
-                else:
-                    ordinary += inside
-                offset += size
-            if not forced:
-                self._copy_ordinary(ordinary)
-                ordinary = []
-        self._used_bytes = offset
+        ordinary: list[int] = []
+        for segment in plan.segments:
+            if not segment.forced:
+                ordinary += segment.populated
+        inside, outside = _split(ordinary, self._arena.size)
+        self._copy_ordinary(inside)
+        if outside or any(segment.forced for segment in plan.segments):
+            self._copy_the_rest()
+
+    def _copy_the_rest(self) -> None:
+        for index, place in enumerate(self._placed()):
+            self.pending += _pieces(index, place.outside)
+            if self._plan.segments[index].forced and place.size:
+                view = self._arena.view[place.offset : place.offset + place.size]
+                self._unreadable += self._copier.copy_forced(place.inside, view)
 
     def plan_of(self, pending: Pending) -> SegmentPlan:
         """Return the plan of the segment that a pending piece belongs to."""
@@ -168,8 +161,7 @@ class DirectSource:
         """
         found: list[MemorySegment] = []
         for index, segment in enumerate(self._plan.segments):
-            offset, inside = self._inside[index]
-            pieces = self._memory_pieces(segment, offset, inside)
+            pieces = self._memory_pieces(segment, self._placed()[index])
             more = [*self._late_pieces.get(index, ()), *(streamed or {}).get(index, ())]
             if more:
                 pieces = sorted([*pieces, *more], key=lambda piece: piece.start)
@@ -197,11 +189,12 @@ class DirectSource:
     @property
     def copied_bytes(self) -> int:
         """Bytes copied to the arena, and pending ones."""
-        return self._used_bytes + sum(piece.size for piece in self.pending)
+        pending = sum(piece.size for piece in self.pending)
+        return sum(place.size for place in self._placed()) + pending
 
     def trim(self) -> None:
         """Give the part of the arena back that the copy did not need."""
-        self._arena.trim(self._used_bytes)
+        self._arena.trim(sum(place.size for place in self._placed()))
 
     def close(self) -> None:
         """Close the files that were opened late, and give the memory back."""
@@ -211,8 +204,14 @@ class DirectSource:
         self._backing.release()
         self._arena.close()
 
+    def _placed(self) -> "list[_Place]":
+        """Return where each segment lies; worked out after the thaw, if it can be."""
+        if not self._places:
+            self._places = _places(self._plan.segments, self._arena.size)
+        return self._places
+
     def _copy_ordinary(self, ranges: list[int]) -> None:
-        total = sum(ranges[1::2]) - sum(ranges[0::2])
+        total = _size(ranges)
         address = self._arena.address
         if total <= _HOLD_GIL_BYTES:
             self._unreadable += self._copier.copy(ranges, address, hold_gil=True)
@@ -220,7 +219,7 @@ class DirectSource:
             self._unreadable += self._copier.copy(ranges, address, hold_gil=False)
         else:
             first, second = _split(ranges, total // 2 & -(2 << 20))
-            half = sum(first[1::2]) - sum(first[0::2])
+            half = _size(first)
             helper = self._readers.submit(
                 self._copier.copy, second, address + half, hold_gil=False
             )
@@ -231,16 +230,15 @@ class DirectSource:
                 concurrent.futures.wait([helper])
             self._unreadable += helper.result()
 
-    def _memory_pieces(
-        self, segment: SegmentPlan, offset: int, inside: list[int]
-    ) -> list[Piece]:
+    def _memory_pieces(self, segment: SegmentPlan, place: "_Place") -> list[Piece]:
+        offset = place.offset
         holes = [
             hole
             for hole in _merged(self._unreadable)
             if segment.start <= hole[0] < segment.start + segment.size
         ]
         pieces: list[Piece] = []
-        for start, end in _pairs(inside):
+        for start, end in _pairs(place.inside):
             cut = [edge for hole in holes if start <= hole[0] < end for edge in hole]
             for low, high in gaps(cut, start, end):
                 pieces.append(
@@ -255,12 +253,42 @@ class DirectSource:
         return pieces
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a segment lies in the arena: *inside* at *offset*, *outside* is pending."""
+
+    offset: int
+    inside: list[int]
+    outside: list[int]
+
+    @property
+    def size(self) -> int:
+        return _size(self.inside)
+
+
+def _places(segments: Sequence[SegmentPlan], room: int) -> list[_Place]:
+    """Lay segments out in an arena of *room* bytes, the ordinary ones first."""
+    found: dict[int, _Place] = {}
+    offset = 0
+    for index in sorted(range(len(segments)), key=lambda at: segments[at].forced):
+        inside, outside = _split(segments[index].populated, room - offset)
+        found[index] = _Place(offset, inside, outside)
+        offset += found[index].size
+    return [found[index] for index in range(len(segments))]
+
+
+def _size(flat: list[int]) -> int:
+    return sum(flat[1::2]) - sum(flat[0::2])
+
+
 def _pairs(flat: list[int]) -> Iterable[tuple[int, int]]:
     return zip(flat[0::2], flat[1::2], strict=True)
 
 
 def _split(flat: list[int], size: int) -> tuple[list[int], list[int]]:
     """Cut flat ranges in two: the first *size* bytes, and the rest."""
+    if _size(flat) <= size:
+        return flat, []
     for index, (start, end) in enumerate(_pairs(flat)):
         if end - start > size:
             head, tail = flat[: 2 * index], flat[2 * index + 2 :]

@@ -48,10 +48,29 @@ def read_facts(pid: int, tids: list[int]) -> Facts:
     )
     return Facts(
         registers=registers,
-        fds=tuple(_read_fds(pid)),
+        fds=tuple(read_fds(pid)),
         cwd=_link_or_empty(f"/proc/{pid}/cwd"),
         exe=_link_or_empty(f"/proc/{pid}/exe"),
     )
+
+
+def read_fds(pid: int) -> list[RawFd]:
+    """Read the descriptors as procfs shows them, by number.
+
+    Those of a frozen process cannot change, unless another process that shares the
+    table (``CLONE_FILES``) closes one between the two reads: that one is left out.
+
+    :raises OSError: ``ESRCH`` or ``ENOENT`` if the process is gone
+    """
+    fds: list[RawFd] = []
+    for fd in files.list_numbers(f"/proc/{pid}/fd"):
+        try:
+            link = files.read_link(f"/proc/{pid}/fd/{fd}")
+            fdinfo = files.read_record(f"/proc/{pid}/fdinfo/{fd}")
+        except FileNotFoundError:
+            continue
+        fds.append(RawFd(fd=fd, link=link, fdinfo=fdinfo))
+    return fds
 
 
 def parse_threads(facts: Facts, pid: int, machine: Machine) -> tuple[ThreadState, ...]:
@@ -83,20 +102,6 @@ def parse_fds(facts: Facts) -> tuple[FdInfo, ...]:
         path = raw.link.decode(errors="replace")
         table.append(FdInfo(fd=raw.fd, path=path, flags=flags, offset=offset))
     return tuple(table)
-
-
-def _read_fds(pid: int) -> list[RawFd]:
-    # All threads stand still, so the table cannot change; but another process
-    # that shares it (CLONE_FILES) can close a descriptor between the two reads.
-    fds: list[RawFd] = []
-    for fd in files.list_numbers(f"/proc/{pid}/fd"):
-        try:
-            link = files.read_link(f"/proc/{pid}/fd/{fd}")
-            fdinfo = files.read_file(f"/proc/{pid}/fdinfo/{fd}")
-        except FileNotFoundError:
-            continue
-        fds.append(RawFd(fd=fd, link=link, fdinfo=fdinfo))
-    return fds
 
 
 def _link_or_empty(path: str) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sandlock_async.denial import explain_denial
 from sandlock_async.errors import NotPermittedError, ProcessGoneError, UncapturableError
+from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
 from sandlock_async.kernel.pagemap import Pagemap
 from sandlock_async.model import MemoryMap
@@ -58,13 +59,16 @@ def survey(target: Target, captures: Callable[[MemoryMap], bool]) -> Survey:
         except OSError as error:
             # Open files of procfs are of the memory that an execve(2) takes away:
             # they answer ESRCH though the process is there.
-            if not files.is_gone(error) or not target.is_running():
-                raise translate(error, target.pid, "prepare") from error
+            if not files.is_gone(error) or not target.is_there():
+                raise translate(error, target.pid, _PHASE) from error
             time.sleep(0.001)
+    stat = read_stat(target.pid, _PHASE)
+    if stat.is_dead:
+        raise dead_leader_error(target.pid, stat, _PHASE)
     raise UncapturableError(
         f"process {target.pid} calls execve(2) faster than it can be looked at",
         pid=target.pid,
-        phase="prepare",
+        phase=_PHASE,
         help="try again",
     )
 

@@ -14,9 +14,12 @@ from sandlock_async.model import MemoryMap
 from sandlock_async.plan import plan_segments
 from sandlock_async.procfs.maps import Mapping, parse_maps
 from sandlock_async.snapshot.direct import DirectSource
-from sandlock_async.snapshot.facts import Facts, read_facts
+from sandlock_async.snapshot.facts import Facts, read_facts, read_fds
 from sandlock_async.snapshot.survey import Survey, read_vm_flags, translate
 from sandlock_async.target import Target
+
+_REHEARSED_BYTES = 16 << 20
+"""Page tables of more are not worth a second look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ def look(
     :raises CaptureError: in all its forms; the message says why
     """
     try:
+        group.attach()
+        _rehearse(target.pid, survey)
         group.freeze()
         view = _read(target, group, survey, source, captures)
         group.check_frozen()
@@ -56,6 +61,24 @@ def look(
     return view
 
 
+def _rehearse(pid: int, survey: Survey) -> None:
+    """Read once what the window reads, while the target still runs.
+
+    What is seen is thrown away: code and tables are in the CPU's caches afterwards,
+    which shortens the freeze of a small process by a quarter.
+    """
+    try:
+        read_fds(pid)
+        files.read_file(f"/proc/{pid}/maps")
+        if survey.expected_bytes <= _REHEARSED_BYTES:
+            with Pagemap(pid) as pagemap:
+                plan_segments(
+                    survey.wanted, survey.vm_flags, populated=pagemap.populated
+                )
+    except OSError:
+        pass  # in the midst of an execve(2); what lasts, the window will tell
+
+
 def _read(
     target: Target,
     group: ThreadGroup,
@@ -65,7 +88,7 @@ def _read(
 ) -> View:
     pid = target.pid
     # Traced now, so the number cannot pass to another process any more.
-    target.check_same(group.stat, "freeze")
+    target.check_same("freeze")
     facts = read_facts(pid, group.tids)
     maps = files.read_file(f"/proc/{pid}/maps")
     mappings, wanted = survey.mappings, survey.wanted

@@ -1,7 +1,7 @@
 """A bounded pool of large buffers between reading and writing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Buffers:
         self._making = asyncio.Lock()
 
     @asynccontextmanager
-    async def lent(self) -> AsyncIterator[Buffer]:
+    async def lent(self) -> AsyncGenerator[Buffer]:
         """Lend a buffer, as soon as one is free."""
         async with self._making:
             if self._arena is None:

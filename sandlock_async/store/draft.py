@@ -1,14 +1,15 @@
 """An image on its way to its place: a stage, and the stream that fills it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image import layout
 from sandlock_async.image.files import ImageFiles
 from sandlock_async.store.buffers import Buffers
-from sandlock_async.store.stage import Stage, translated
+from sandlock_async.store.stage import Stage, store_error
 from sandlock_async.store.stream import SegmentStream
 from sandlock_async.workers import Workers
 
@@ -37,11 +38,17 @@ class Draft:
             for name, content in small.items():
                 stage.write(name, content)
 
-        memory_bytes = sum(len(segment.data) for _, segment in files.segments)
-        with translated(stage.destination, memory_bytes):
+        try:
             await self._workers.run(write_metadata)
             await self.stream.write_all(files.segments)
             await self._workers.run(stage.commit, meta)
+        except SandlockAsyncError:
+            raise
+        except OSError as error:
+            needed = sum(len(segment.data) for _, segment in files.segments)
+            raise await self._workers.run(
+                store_error, error, stage.destination, needed
+            ) from error
         return stage.written_bytes + self.stream.written_bytes
 
 
@@ -53,7 +60,7 @@ async def drafted(
     replace: bool,
     durable: bool,
     on_bytes: Callable[[int], None] = lambda _: None,
-) -> AsyncIterator[Draft]:
+) -> AsyncGenerator[Draft]:
     """Open a draft for *destination*; unless it is committed inside, it is removed.
 
     :param on_bytes: told how many bytes of memory have been written since last time

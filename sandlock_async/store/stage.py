@@ -15,7 +15,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -47,12 +47,12 @@ class Stage:
     def __init__(self, destination: Path, *, replace: bool, durable: bool) -> None:
         self.destination = destination
         self.durable = durable
-        self.written_bytes = 0
+        self.written_bytes: int = 0
         self._replace = replace
         self._made: list[Path] = []
         self._lock_fd = -1
         self._committed = False
-        with translated(destination):
+        with _translated(destination):
             try:
                 self._check_destination()
                 self._make_parents()
@@ -229,23 +229,25 @@ class Stage:
 
 
 @contextmanager
-def translated(destination: Path, needed: int = 0) -> Iterator[None]:
-    """Turn what the file system says into a :exc:`StoreError`.
-
-    :param needed: bytes of the whole image, as far as known
-    """
+def _translated(destination: Path) -> Generator[None]:
     try:
         yield
     except SandlockAsyncError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(
-                destination, needed=needed, free=_free_above(destination)
-            ) from error
-        raise StoreError(
-            f"cannot write {destination}: {error.strerror or error}", path=destination
-        ) from error
+        raise store_error(error, destination) from error
+
+
+def store_error(error: OSError, destination: Path, needed: int = 0) -> StoreError:
+    """Return what an error of the file system means; looks at what is free.
+
+    :param needed: bytes of the whole image, as far as known
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = _free_above(destination)
+        return NoSpaceError(destination, needed=needed, free=free)
+    reason = error.strerror or error
+    return StoreError(f"cannot write {destination}: {reason}", path=destination)
 
 
 def _free_above(path: Path) -> int:

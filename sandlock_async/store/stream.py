@@ -50,7 +50,7 @@ class SegmentStream:
         self._buffers = buffers
         self._durable = durable
         self._tell = on_bytes
-        self.written_bytes = 0
+        self.written_bytes: int = 0
         self._slots = asyncio.Semaphore(THREADS)
 
     async def write_all(self, files: Sequence[tuple[str, MemorySegment]]) -> None:

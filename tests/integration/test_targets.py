@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import sandlock_async as sa
+from sandlock_async.image.v1 import captures
+from sandlock_async.snapshot.survey import survey
+from sandlock_async.target import open_target
 from tests.conftest import PROGRAMS, Tracee, missing, until
 from tests.programs.status import FIRST, PROGRESS, SECOND
 
@@ -247,6 +250,17 @@ async def test_no_such_process(sleeper: "subprocess.Popen[bytes]") -> None:
 
     assert "ended" in str(zombie.value)
     assert gone.value.errno == 3
+
+
+def test_one_that_ends_after_the_first_look(
+    sleeper: "subprocess.Popen[bytes]",
+) -> None:
+    with open_target(sleeper) as target:
+        sleeper.kill()
+        os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+
+        with pytest.raises(sa.ProcessGoneError, match="ended"):
+            survey(target, captures)
 
 
 @pytest.mark.parametrize(

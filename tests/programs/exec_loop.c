@@ -17,6 +17,7 @@ static void again(void) {
 
 static void *spin(void *arg) {
     for (;;) nap_us((long)arg);
+    return NULL;
 }
 
 static void *exec_thread(void *arg) {

@@ -19,6 +19,8 @@ int main(int argc, char **argv) {
     char *memory = mmap(NULL, APART + 4096, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (argc > 2) memset(memory, 1, APART + 4096); /* dense */
+    /* Two mappings, with a page between them: sandlock refuses one over 256 MiB. */
+    if (mprotect(memory + APART / 2, 4096, PROT_NONE)) return 5;
     status[FIRST] = (uint64_t)memory;
     status[SECOND] = (uint64_t)memory + APART;
     pthread_t thread;

@@ -3,12 +3,15 @@
 import asyncio
 import os
 import threading
+import time
 
 import anyio
 import pytest
 
+from sandlock_async import courtesy
 from sandlock_async.budget import Budget
 from sandlock_async.completion import Overdue, completed
+from sandlock_async.courtesy import courteous_loop
 from sandlock_async.tracer import TracerThread
 from sandlock_async.workers import Workers
 from tests.conftest import until
@@ -84,6 +87,31 @@ async def test_workers_leave_no_thread() -> None:
         await asyncio.gather(*(workers.run(os.getpid) for _ in range(20)))
 
     assert threading.active_count() == before
+
+
+async def test_a_busy_loop_makes_way_for_threads() -> None:
+    # GIVEN a loop that is never idle, and lets the GIL go before it is asked to
+    turns = 0
+
+    def work() -> None:
+        nonlocal turns
+        for _ in range(20):
+            os.stat("/")
+            turns += 1
+
+    thread = threading.Thread(target=work)
+    with courteous_loop():
+        thread.start()
+        deadline = time.monotonic() + 20
+        while turns < 20:
+            began = time.perf_counter()
+            while time.perf_counter() - began < 0.004:
+                pass
+            assert time.monotonic() < deadline, f"starved after {turns} turns"
+            await asyncio.sleep(0)
+
+    thread.join()
+    assert not courtesy._courtesies
 
 
 def test_the_tracer_is_one_thread_and_ends() -> None:

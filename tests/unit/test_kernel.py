@@ -22,6 +22,7 @@ def test_sizes() -> None:
     assert PAGEMAP_SCAN == 0xC0606610
     assert ctypes.sizeof(iovec) == 16
     assert ctypes.sizeof(siginfo_t) == 128
+    assert ctypes.sizeof(files.statx) == 256
     assert signals.sigaction.sa_flags.offset == 136
 
 
@@ -66,6 +67,10 @@ def test_files_read_as_os_does() -> None:
         assert files.read_link(f"{proc}/fd/0") == os.readlink(f"{proc}/fd/0").encode()
         names = sorted(int(name) for name in os.listdir(f"{proc}/fd"))
         assert files.list_numbers(f"{proc}/fd") == names
+        assert files.read_record(f"{proc}/fdinfo/0") == files.read_file(
+            f"{proc}/fdinfo/0"
+        )
+        assert files.count_threads(process.pid) == 1
     with pytest.raises(FileNotFoundError):
         files.list_numbers(f"{proc}/task")
 
