@@ -115,11 +115,12 @@ def open_target(target: object) -> Target:
     :raises ValueError: if it is not a process, or this one
     :raises ProcessGoneError: if there is none, or it has ended
     :raises UncapturableError: if it is a kernel thread, a single thread of another
-        process, or its main thread has ended
+        process, its main thread has ended, or sandlock traces it
     :raises UnsupportedArchError: on an unknown machine, or for a foreign program
     """
     pid = resolve_pid(target)
     machine = current_machine(pid)
+    _check_sandbox(target, pid)
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -155,6 +156,20 @@ def open_target(target: object) -> Target:
         sandboxed=is_sandbox(target),
         wait_lock=getattr(target, "_waitpid_lock", None),
     )
+
+
+def _check_sandbox(target: object, pid: int) -> None:
+    # With a policy_fn sandlock traces the program itself at every fork and exec, and
+    # denies the call (EPERM) if somebody else traces it just then.
+    sandbox = getattr(target, "_sandbox", target)  # of a sandlock.Process
+    if is_sandbox(target) and getattr(sandbox, "policy_fn", None) is not None:
+        raise UncapturableError(
+            f"capturing process {pid} could make its forks fail: sandlock traces the "
+            "programs of a sandbox with a policy_fn itself",
+            pid=pid,
+            phase=_PHASE,
+            help="run the sandbox without policy_fn, or use its own checkpoint()",
+        )
 
 
 def current_machine(pid: int) -> Machine:

@@ -79,6 +79,16 @@ async def test_while_the_sandbox_is_waited_for(sandbox: Any) -> None:
         thread.join()
 
 
+async def test_a_sandbox_with_a_policy_fn_is_refused(sandbox: Any) -> None:
+    # Its forks would be denied while it is traced: seen with sandlock 0.9.0.
+    sandbox.policy_fn = lambda *_: None
+
+    with pytest.raises(sa.UncapturableError, match="policy_fn") as caught:
+        await sa.capture(sandbox)
+
+    assert "checkpoint()" in caught.value.help
+
+
 RESAVE = """
 import sys
 from sandlock._sdk import Checkpoint
