@@ -18,7 +18,7 @@ from sandlock_async.events import Committed, Event, Frozen, Progress, Thawed
 from sandlock_async.image import find_format
 from sandlock_async.image.policy import DEFAULT_V1
 from sandlock_async.model import Picture, ProcessState
-from sandlock_async.plan import SegmentPlan
+from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.spill import SpillFile
@@ -66,7 +66,7 @@ async def capture(
         opening = anyio.Lock()
         buffers = Buffers(workers)
 
-        async def spill(index: int, _: SegmentPlan, runs: list[Run]) -> None:
+        async def spill(_: Plan, index: int, runs: list[Run]) -> None:
             async with opening:
                 if not spilled:
                     file = await workers.acquire(SpillFile.close, SpillFile)
@@ -82,7 +82,6 @@ async def capture(
             snapshot = await take_snapshot(
                 sight.target,
                 sight.survey,
-                captures=_V1.captures,
                 room=sight.room,
                 timeout=timeout,
                 workers=workers,
@@ -99,12 +98,14 @@ async def capture(
             finally:
                 buffers.close()
         try:
-            state = snapshot.process_state(spilled[0].pieces if spilled else None)
+            state = snapshot.process_state(
+                _V1.holds, spilled[0].pieces if spilled else None
+            )
             picture = _picture(state, snapshot, name, policy, app_state)
         except BaseException:
             release()
             raise
-        return Checkpoint.of(picture, release)
+        return Checkpoint.of(picture, release, _V1.name)
 
 
 async def capture_to(
@@ -181,9 +182,14 @@ async def capture_to(
         await workers.run(draft.stage.require, sight.survey.expected_bytes)
         done.total_bytes = sight.survey.expected_bytes
 
-        async def spill(index: int, segment: SegmentPlan, runs: list[Run]) -> None:
-            file = layout.segment_name(index, segment.mapping.map)
-            await draft.stream.write_runs(file, segment.size, runs)
+        names: list[str] = []
+
+        async def spill(plan: Plan, index: int, runs: list[Run]) -> None:
+            if not names:
+                captured = [segment.mapping.map for segment in plan.segments]
+                names.extend(layout.segment_names(captured))
+            size = plan.segments[index].size
+            await draft.stream.write_runs(names[index], size, runs)
 
         def frozen(threads: int) -> None:
             tell(Frozen(pid=pid, threads=threads, at=time.monotonic()))
@@ -192,7 +198,6 @@ async def capture_to(
         snapshot = await take_snapshot(
             sight.target,
             sight.survey,
-            captures=layout.captures,
             room=sight.room,
             timeout=timeout,
             workers=workers,
@@ -205,7 +210,7 @@ async def capture_to(
                 frozen(snapshot.threads)
             thawed = time.monotonic()
             tell(Thawed(pid=pid, freeze_ms=snapshot.freeze_ms, at=thawed))
-            state = snapshot.process_state()
+            state = snapshot.process_state(layout.holds)
             picture = _picture(state, snapshot, name, policy, app_state)
             picture = picture.named(destination.name)
             written = await draft.commit(layout.encode(picture))
@@ -225,8 +230,8 @@ async def capture_to(
         strategy="direct",
         reason=_reason(snapshot),
         threads=snapshot.threads,
-        segments=len(state.memory_data),
-        captured_bytes=sum(len(segment.data) for segment in state.memory_data),
+        segments=len(state.all_segments()),
+        captured_bytes=sum(len(segment.data) for segment in state.all_segments()),
         written_bytes=written,
         freeze_ms=snapshot.freeze_ms,
         total_ms=1e3 * (ended - began),
@@ -257,7 +262,7 @@ async def _sighted(
     """Pin the target, look at its memory, and wait for room for a copy of it."""
     opened = await workers.acquire(Target.close, open_target, target)
     with opened:
-        seen = await workers.run(survey, opened, _V1.captures)
+        seen = await workers.run(survey, opened)
         wanted = seen.expected_bytes + seen.expected_bytes // 8 + _GROWTH_BYTES
         async with BUDGET.reserved(wanted, memory_limit) as room:
             yield _Sight(opened, seen, room)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from sandlock_async.image import find_format
-from sandlock_async.image.reader import read_picture
+from sandlock_async.image.reader import read_image
 from sandlock_async.model import Picture
 from sandlock_async.store.draft import drafted
 from sandlock_async.store.listing import find_checkpoints
@@ -24,8 +24,11 @@ class Checkpoint(Picture):
     From :func:`sandlock_async.capture` it holds the copied memory, from
     :meth:`load` an open directory, until :meth:`aclose` or the end of its
     ``async with``. Two are equal if everything in them is, memory included.
+
+    :ivar format: the layout it has been loaded from, and whose policy it holds
     """
 
+    format: str = "v1"
     _release: Callable[[], None] = field(default=lambda: None, repr=False)
 
     async def save(
@@ -78,13 +81,15 @@ class Checkpoint(Picture):
         if identities:
             raise ValueError("identities= is not available in this release")
         async with Workers() as workers:
-            picture, directory = await workers.acquire(
-                lambda read: read[1].close(), read_picture, absolute(path)
+            read = await workers.acquire(
+                lambda read: read.directory.close(), read_image, absolute(path)
             )
-        return cls.of(picture, directory.close)
+        return cls.of(read.picture, read.directory.close, read.format.name)
 
     @classmethod
-    def of(cls, picture: Picture, release: Callable[[], None]) -> "Checkpoint":
+    def of(
+        cls, picture: Picture, release: Callable[[], None], format: str
+    ) -> "Checkpoint":
         """Return *picture* as a checkpoint; *release* lets its memory go."""
         return cls(
             name=picture.name,
@@ -93,6 +98,7 @@ class Checkpoint(Picture):
             fd_table=picture.fd_table,
             cow_snapshot=picture.cow_snapshot,
             app_state=picture.app_state,
+            format=format,
             _release=release,
         )
 

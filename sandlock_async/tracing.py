@@ -6,7 +6,7 @@ the memory budget is handed on from there, under the freeze, piece by piece.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ from sandlock_async.completion import Overdue, completed, task_group
 from sandlock_async.errors import FreezeTimeoutError
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel.memory import Arena
-from sandlock_async.model import FdInfo, MemoryMap, ProcessState
-from sandlock_async.plan import SegmentPlan
+from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
+from sandlock_async.plan import Plan
 from sandlock_async.snapshot.copying import Copier, copy_overdue
 from sandlock_async.snapshot.direct import DirectSource, Pending, Run
 from sandlock_async.snapshot.facts import parse_fds, parse_threads
@@ -39,9 +39,9 @@ from sandlock_async.workers import THREADS, Workers
 _PATIENCE_S = 2.0
 """How long after its timeout a thread that is stuck in the kernel is waited for."""
 
-Spill = Callable[[int, SegmentPlan, list[Run]], Awaitable[None]]
-"""Takes memory that must be written while the target is frozen: the number of the
-segment, its plan, and the bytes."""
+Spill = Callable[[Plan, int, list[Run]], Awaitable[None]]
+"""Takes memory that must be written while the target is frozen: the plan, the number
+of the segment in it, and the bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +64,31 @@ class Snapshot:
     spilled_bytes: int
 
     def process_state(
-        self, streamed: dict[int, list[Piece]] | None = None
+        self,
+        holds: Callable[[MemoryMap], bool],
+        streamed: dict[int, list[Piece]] | None = None,
     ) -> ProcessState:
         """Return what was seen, as the image has it.
 
+        :param holds: whether the base layout holds the bytes of a captured mapping
         :param streamed: where the spilled bytes are now, by segment number
         :raises UnsupportedArchError: if the process turns out to run 32-bit code
         """
         facts, pid = self.view.facts, self.target.pid
         threads = parse_threads(facts, pid, self.target.machine)
+        held, extended = partition_segments(
+            self.source.segments(streamed),
+            (segment.mapping.map for segment in self.source.plan.segments),
+            holds,
+        )
         return ProcessState(
             pid=pid,
             cwd=facts.cwd.decode(errors="replace"),
             exe=facts.exe.decode(errors="replace"),
             regs=threads[0].regs,
             memory_maps=tuple(mapping.map for mapping in self.view.mappings),
-            memory_data=self.source.segments(streamed),
+            memory_data=held,
+            extended_segments=extended,
             threads=threads,
             arch=self.target.machine.name,
             skipped=self.source.skipped(),
@@ -90,11 +99,23 @@ class Snapshot:
         return parse_fds(self.view.facts)
 
 
+def partition_segments(
+    segments: Iterable[MemorySegment],
+    mappings: Iterable[MemoryMap],
+    holds: Callable[[MemoryMap], bool],
+) -> tuple[tuple[MemorySegment, ...], tuple[MemorySegment, ...]]:
+    """Return the segments of mappings that a base layout holds, and the others."""
+    held: list[MemorySegment] = []
+    extended: list[MemorySegment] = []
+    for segment, mapping in zip(segments, mappings, strict=True):
+        (held if holds(mapping) else extended).append(segment)
+    return tuple(held), tuple(extended)
+
+
 async def take_snapshot(
     target: Target,
     seen: Survey,
     *,
-    captures: Callable[[MemoryMap], bool],
     room: int,
     timeout: float,
     workers: Workers,
@@ -124,7 +145,7 @@ async def take_snapshot(
             tracer = TracerThread(target.pid)
             try:
                 view, threads = await _look(
-                    tracer, group, deadline, target, seen, source, captures, held
+                    tracer, group, deadline, target, seen, source, held
                 )
                 if source.pending:
                     on_frozen(threads)
@@ -166,7 +187,6 @@ async def _look(
     target: Target,
     seen: Survey,
     source: DirectSource,
-    captures: Callable[[MemoryMap], bool],
     held: ExitStack,
 ) -> tuple[View, int]:
     loop = LoopFacts.of(asyncio.get_running_loop())
@@ -174,7 +194,7 @@ async def _look(
     def job() -> tuple[View, int]:
         check_waiters(target, loop)
         held.enter_context(polls_held(target))
-        view = look(target, group, seen, source, captures)
+        view = look(target, group, seen, source)
         return view, len(view.facts.registers)
 
     return await completed(
@@ -208,7 +228,7 @@ async def _spill_pending(
                 runs = await workers.run(
                     source.read, piece, buffer.view, buffer.address
                 )
-                await spill(piece.index, source.plan_of(piece), runs)
+                await spill(source.plan, piece.index, runs)
 
     pieces = source.pending[::-1]
     try:

@@ -14,13 +14,9 @@ from sandlock_async.cli import output
 from sandlock_async.cli.capture import skipped_table
 from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
 from sandlock_async.cli.output import Answer
-from sandlock_async.image import v1
-from sandlock_async.model import MemoryMap, Picture, ProcessState
+from sandlock_async.model import MemoryMap, ProcessState
 from sandlock_async.store.listing import Sizes, measure
 from sandlock_async.workers import Workers
-
-FORMAT = v1.FORMAT.name
-"""The layout of every image that can be read so far."""
 
 
 @click.command(
@@ -54,12 +50,12 @@ def measured(path: Path) -> Sizes:
     return measure(Path(os.path.realpath(path)))
 
 
-def _content(picture: Picture, sizes: Sizes) -> dict[str, object]:
+def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
     state = picture.process_state
     machine = _machine(state)
     return {
         "name": picture.name,
-        "format": FORMAT,
+        "format": picture.format,
         "pid": state.pid,
         "exe": state.exe,
         "cwd": state.cwd,
@@ -87,6 +83,10 @@ def _content(picture: Picture, sizes: Sizes) -> dict[str, object]:
         "segments": [
             {"start": segment.start, "size": len(segment.data)}
             for segment in state.memory_data
+        ],
+        "extended_segments": [
+            {"start": segment.start, "size": len(segment.data)}
+            for segment in state.extended_segments
         ],
         "fds": [
             {
@@ -136,17 +136,17 @@ def _register(index: int, regs: tuple[int, ...]) -> int | None:
 # -- for people ----------------------------------------------------------------
 
 
-def _text(directory: Path, picture: Picture, sizes: Sizes) -> Group:
+def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
     state = picture.process_state
     machine = _machine(state)
-    segments = {segment.start: len(segment.data) for segment in state.memory_data}
+    segments = {segment.start: len(segment.data) for segment in state.all_segments()}
     captured = sum(segments.values())
     parts: list[str | RenderableType] = [
         output.fields(
             [
                 ("checkpoint", directory),
                 ("name", picture.name),
-                ("format", FORMAT),
+                ("format", picture.format),
                 ("process", state.pid),
                 ("program", state.exe),
                 ("folder", state.cwd),

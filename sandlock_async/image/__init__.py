@@ -4,11 +4,13 @@ One module for each released layout of sandlock, on the model of
 :mod:`sandlock_async.model`; :data:`FORMATS` names them.
 """
 
-from sandlock_async.image import v1
+from sandlock_async.image import v1, v2, v3
 from sandlock_async.image.files import Format
 
-FORMATS: dict[str, Format] = {v1.FORMAT.name: v1.FORMAT}
-"""Every layout that can be written, by the name that ``format=`` takes."""
+FORMATS: dict[str, Format] = {
+    this.name: this for this in (v1.FORMAT, v2.FORMAT, v3.FORMAT)
+}
+"""Every layout, by the name that ``format=`` takes."""
 
 
 def find_format(name: str) -> Format:

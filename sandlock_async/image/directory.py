@@ -81,9 +81,19 @@ class ImageDirectory:
 
         :raises ImageCorruptError: if it is missing, or not of that *size*
         """
+        segment = self.optional_segment(name, size)
+        if segment is None:
+            raise self.corrupt(name, "missing")
+        return segment
+
+    def optional_segment(self, name: str, size: int) -> "FileSegment | None":
+        """Return the bytes of a memory file, or None if there is none.
+
+        :raises ImageCorruptError: if it is not of that *size*
+        """
         fd = self._open(name)
         if fd is None:
-            raise self.corrupt(name, "missing")
+            return None
         found = os.fstat(fd).st_size
         os.close(fd)
         if found != size:

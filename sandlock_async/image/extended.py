@@ -4,46 +4,88 @@ Additive: sandlock's loaders ignore the folder. It has a version of its own.
 docs/format.md says what is in it, field by field.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sandlock_async.errors import ImageVersionError
 from sandlock_async.image import layout
 from sandlock_async.image.directory import ImageDirectory
-from sandlock_async.image.process_json import decode_map, dumps, encode_map
-from sandlock_async.image.strict_json import I32, U64, Fields, Malformed, loads
-from sandlock_async.model import MemoryMap, ProcessState, Skipped, ThreadState
+from sandlock_async.image.files import extended_name
+from sandlock_async.image.process_json import dumps
+from sandlock_async.image.records import decode_record, encode_record
+from sandlock_async.image.strict_json import U64, Fields, Malformed, loads
+from sandlock_async.model import (
+    MemoryMap,
+    MemorySegment,
+    Picture,
+    ProcessDetails,
+    Skipped,
+    ThreadState,
+    VmArea,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """A memory file of ``extended/memory/``: its first address and its length."""
+
+    start: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extended:
-    """The content of ``extended/process.json``."""
+    """The content of ``extended/process.json``.
 
-    arch: str | None
+    :ivar memory_maps: every mapping, where *vm_areas* does not tell
+    """
+
+    version: int
     threads: tuple[ThreadState, ...]
-    memory_maps: tuple[MemoryMap, ...]
-    skipped: tuple[Skipped, ...]
+    arch: str | None = None
+    memory_maps: tuple[MemoryMap, ...] = ()
+    vm_areas: tuple[VmArea, ...] = ()
+    segments: tuple[Extent, ...] = ()
+    details: ProcessDetails | None = None
+    skipped: tuple[Skipped, ...] = ()
+
+    def all_maps(self) -> tuple[MemoryMap, ...]:
+        """Return every mapping of the process."""
+        return self.memory_maps or tuple(area.map for area in self.vm_areas)
+
+    def open_segments(self, directory: ImageDirectory) -> tuple[MemorySegment, ...]:
+        """Return the memory that is here, to be read when it is asked for.
+
+        :raises ImageCorruptError: if a file is missing, or of another size
+        """
+        return tuple(
+            MemorySegment(
+                start=extent.start,
+                data=directory.segment(extended_name(extent.start), extent.size),
+            )
+            for extent in self.segments
+        )
 
 
-def encode_extended(state: ProcessState) -> dict[str, bytes]:
-    """Return the files of ``extended/`` by name."""
-    content = {
-        "version": layout.EXTENDED_VERSION,
-        "arch": state.arch,
-        "threads": [
-            {"tid": thread.tid, "regs": list(thread.regs)} for thread in state.threads
-        ],
-        "memory_maps": [encode_map(this) for this in state.memory_maps],
-        "skipped": [
-            {
-                "start": this.start,
-                "end": this.end,
-                "path": this.path,
-                "reason": this.reason,
-            }
-            for this in state.skipped
-        ],
-    }
-    return {layout.EXTENDED_PROCESS: dumps(content)}
+def encode_extended(picture: Picture, extended: Sequence[MemorySegment]) -> bytes:
+    """Return ``extended/process.json``.
+
+    :param extended: the segments whose memory files are in ``extended/`` too
+    """
+    state = picture.process_state
+    content = Extended(
+        version=layout.EXTENDED_VERSION,
+        arch=state.arch,
+        threads=state.threads,
+        memory_maps=() if state.vm_areas else state.memory_maps,
+        vm_areas=state.vm_areas,
+        segments=tuple(
+            Extent(start=segment.start, size=len(segment.data)) for segment in extended
+        ),
+        details=state.details,
+        skipped=state.skipped,
+    )
+    return dumps(encode_record(content))
 
 
 def decode_extended(directory: ImageDirectory) -> Extended | None:
@@ -56,31 +98,11 @@ def decode_extended(directory: ImageDirectory) -> Extended | None:
     if content is None:
         return None
     try:
-        fields = Fields(loads(content), "process")
-        version = fields.integer("version", U64)
+        value = loads(content)
+        version = Fields(value, "process").integer("version", U64)
         if version != layout.EXTENDED_VERSION:
             path = directory.path / layout.EXTENDED_PROCESS
             raise ImageVersionError(path, version, str(layout.EXTENDED_VERSION))
-        return Extended(
-            arch=fields.optional_text("arch"),
-            threads=fields.items("threads", _decode_thread),
-            memory_maps=fields.items("memory_maps", decode_map),
-            skipped=fields.items("skipped", _decode_skipped),
-        )
+        return decode_record(Extended, value, "process")
     except Malformed as error:
         raise directory.corrupt(layout.EXTENDED_PROCESS, str(error)) from error
-
-
-def _decode_thread(fields: Fields) -> ThreadState:
-    tid = fields.integer("tid", I32)
-    return ThreadState(tid=tid, regs=fields.integers("regs", U64))
-
-
-def _decode_skipped(fields: Fields) -> Skipped:
-    start = fields.integer("start", U64)
-    return Skipped(
-        start=start,
-        end=fields.integer("end", range(start + 1, U64.stop)),
-        path=fields.optional_text("path"),
-        reason=fields.text("reason"),
-    )

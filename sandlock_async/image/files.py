@@ -1,9 +1,10 @@
 """What a format turns a picture into, and how it is named."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sandlock_async.image import layout
 from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.model import MemoryMap, MemorySegment, Picture
 
@@ -31,14 +32,44 @@ class Format:
     """One layout.
 
     :ivar name: as ``format=`` takes it
-    :ivar captures: whether the layout holds the bytes of a mapping
-    :ivar segment_name: the name of memory file number *index* for a mapping
+    :ivar version: as ``meta.json`` has it; None where it has none
+    :ivar holds: whether the base layout holds the bytes of a captured mapping; those
+        of the others go to ``extended/``
+    :ivar base_name: the name of the memory file of mapping number *index* of those
+        that the base layout holds
     :ivar encode: lays a picture out as files
     :ivar decode: reads one back
     """
 
     name: str
-    captures: Callable[[MemoryMap], bool]
-    segment_name: Callable[[int, MemoryMap], str]
+    version: int | None
+    holds: Callable[[MemoryMap], bool]
+    base_name: Callable[[int, MemoryMap], str]
     encode: Encode
     decode: Callable[[ImageDirectory], Picture]
+
+    def segment_names(self, captured: Sequence[MemoryMap]) -> list[str]:
+        """Return the names of the memory files of all captured mappings."""
+        return segment_names(captured, self.holds, self.base_name)
+
+
+def segment_names(
+    captured: Sequence[MemoryMap],
+    holds: Callable[[MemoryMap], bool],
+    base_name: Callable[[int, MemoryMap], str],
+) -> list[str]:
+    """Return the names of the memory files of captured mappings, in their order."""
+    names: list[str] = []
+    index = 0
+    for this in captured:
+        if holds(this):
+            names.append(base_name(index, this))
+            index += 1
+        else:
+            names.append(extended_name(this.start))
+    return names
+
+
+def extended_name(start: int) -> str:
+    """Return the name of the memory file of a mapping the base layout does not hold."""
+    return f"{layout.EXTENDED_MEMORY}/{start:x}.bin"

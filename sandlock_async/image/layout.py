@@ -10,11 +10,17 @@ INFO = "process/info.json"
 FDS = "process/fds.json"
 MEMORY_MAP = "process/memory_map.json"
 MAIN_THREAD = "process/threads/0.bin"
+MAIN_THREAD_FP = "process/threads/fpregs.bin"
 MEMORY = "process/memory"
 
 EXTENDED = "extended"
 EXTENDED_PROCESS = "extended/process.json"
-EXTENDED_VERSION = 1
+EXTENDED_MEMORY = "extended/memory"
 
-DIRECTORIES = ("process", "process/threads", MEMORY, EXTENDED)
+DIRECTORIES = ("process", "process/threads", MEMORY, EXTENDED, EXTENDED_MEMORY)
 """Every folder of an image, parents first."""
+
+V1, V2, V3 = None, 2, 3
+"""``version`` in meta.json: absent in v1."""
+
+EXTENDED_VERSION = 1

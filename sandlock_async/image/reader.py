@@ -1,22 +1,57 @@
 """A checkpoint directory to a picture, whatever layout it has."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from sandlock_async.image import FORMATS
+from sandlock_async.errors import ImageVersionError
+from sandlock_async.image import FORMATS, layout
 from sandlock_async.image.directory import ImageDirectory
+from sandlock_async.image.files import Format
+from sandlock_async.image.strict_json import Fields, Malformed, loads
 from sandlock_async.model import Picture
 
 
-def read_picture(path: Path) -> tuple[Picture, ImageDirectory]:
-    """Read the checkpoint at *path*; its memory is read through the directory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """An image that has been read.
 
-    :return: the picture, and what to close when it is done with
+    :ivar picture: its content; memory is read through the directory
+    :ivar format: the layout it is in
+    :ivar directory: to be closed when the picture is done with
+    """
+
+    picture: Picture
+    format: Format
+    directory: ImageDirectory
+
+
+def read_image(path: Path) -> Read:
+    """Read the checkpoint at *path*.
+
     :raises CheckpointNotFoundError: if there is no such directory
-    :raises ImageError: if it is not a whole image of a known version
+    :raises ImageCorruptError: naming the file that is missing or malformed
+    :raises ImageVersionError: if it is of a version unknown here
     """
     directory = ImageDirectory(path)
     try:
-        return FORMATS["v1"].decode(directory), directory
+        layout_of_it = _format_of(directory)
+        picture = layout_of_it.decode(directory)
     except BaseException:
         directory.close()
         raise
+    return Read(picture=picture, format=layout_of_it, directory=directory)
+
+
+def _format_of(directory: ImageDirectory) -> Format:
+    try:
+        meta = Fields(loads(directory.read(layout.META)), "meta")
+    except Malformed as error:
+        raise directory.corrupt(layout.META, str(error)) from error
+    found = meta.value("version")
+    for known in FORMATS.values():
+        if found == known.version and not isinstance(found, bool | float):
+            return known
+    expected = "none, " + ", ".join(
+        str(known.version) for known in FORMATS.values() if known.version is not None
+    )
+    raise ImageVersionError(directory.path / layout.META, found, expected)

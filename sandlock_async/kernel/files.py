@@ -10,7 +10,7 @@ import os
 import struct
 import threading
 
-from sandlock_async.kernel.libc import check, pylibc
+from sandlock_async.kernel.libc import check, libc, pylibc
 
 _open = pylibc["open"]
 _open.argtypes = (ctypes.c_char_p, ctypes.c_int)
@@ -27,6 +27,20 @@ _read.restype = ctypes.c_ssize_t
 _readlink = pylibc["readlink"]
 _readlink.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
 _readlink.restype = ctypes.c_ssize_t
+
+_lseek = pylibc["lseek"]
+_lseek.argtypes = (ctypes.c_int, ctypes.c_long, ctypes.c_int)
+_lseek.restype = ctypes.c_long
+
+_PREAD_ARGTYPES = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long)
+
+_pread = libc["pread"]
+_pread.argtypes = _PREAD_ARGTYPES
+_pread.restype = ctypes.c_ssize_t
+
+_pread_holding_gil = pylibc["pread"]
+_pread_holding_gil.argtypes = _PREAD_ARGTYPES
+_pread_holding_gil.restype = ctypes.c_ssize_t
 
 _getdents64 = pylibc["getdents64"]
 _getdents64.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
@@ -148,6 +162,37 @@ def list_numbers(path: str) -> list[int]:
         return sorted(numbers)
     finally:
         _close(fd)
+
+
+def pread(fd: int, address: int, size: int, offset: int, *, hold_gil: bool) -> int:
+    """Read at *offset* to our memory at *address*; return the number of bytes.
+
+    :param hold_gil: keep the GIL; for pieces of memory up to about 1 MiB
+    :raises OSError: as pread(2); ``EIO`` from ``/proc/PID/mem`` where nothing is mapped
+    """
+    call = _pread_holding_gil if hold_gil else _pread
+    return check(call(fd, address, size, offset), f"pread({fd})")
+
+
+def data_ranges(fd: int, start: int, end: int) -> list[int]:
+    """Return the parts of ``[start, end)`` of a file that are no holes, flat.
+
+    For files in memory, which answer at once.
+
+    :raises OSError: as lseek(2)
+    """
+    found: list[int] = []
+    while start < end:
+        try:
+            low = check(_lseek(fd, start, os.SEEK_DATA), f"lseek({fd})")
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # a hole up to the end
+                raise
+            break
+        start = min(check(_lseek(fd, low, os.SEEK_HOLE), f"lseek({fd})"), end)
+        if low < start:
+            found += (low, start)
+    return found
 
 
 def count_threads(pid: int) -> int:

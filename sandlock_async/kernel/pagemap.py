@@ -8,9 +8,10 @@ import errno
 import mmap
 import os
 from array import array
+from collections.abc import Iterable
 from enum import IntFlag
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from sandlock_async.kernel.files import open_fd
 from sandlock_async.kernel.libc import check, libc, pylibc
@@ -79,6 +80,7 @@ class Pagemap:
             vec=self._vec.buffer_info()[0],
             vec_len=_VEC_LEN,
             category_anyof_mask=PageIs.PRESENT | PageIs.SWAPPED,
+            return_mask=PageIs.FILE,
         )
         self._arg_address = ctypes.addressof(self._arg)
 
@@ -99,50 +101,45 @@ class Pagemap:
     ) -> None:
         self.close()
 
-    def populated(self, start: int, end: int) -> list[int]:
-        """Return the ranges of ``[start, end)`` that are present or swapped out.
+    def scan(self, spans: Iterable[tuple[int, int]]) -> "PageRanges":
+        """Return what is present or swapped out of ascending address ranges.
 
-        Flat, ``[start, end, start, end, …]``, ascending, adjacent ones joined: a
-        fragmented mapping has a hundred thousand, too many for objects.
+        :raises OSError: ``ESRCH`` if the process is gone
         """
-        if self._scan:
-            try:
-                return self._populated_by_scan(start, end)
-            except OSError as error:
-                # ENOTTY: a kernel before 6.7; EINVAL: one that lacks a category.
-                if error.errno not in (errno.ENOTTY, errno.EINVAL):
-                    raise
-                self._scan = False
-        return self._populated_by_entries(start, end)
+        found = PageRanges([], [], [])
+        for start, end in spans:
+            if self._scan:
+                try:
+                    self._scan_fast(start, end, found)
+                    continue
+                except OSError as error:
+                    # ENOTTY: a kernel before 6.7; EINVAL: one that lacks a category.
+                    if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                        raise
+                    self._scan = False
+            self._scan_entries(start, end, found)
+        return found
 
-    def _populated_by_scan(self, start: int, end: int) -> list[int]:
+    def _scan_fast(self, start: int, end: int, found: "PageRanges") -> None:
         call = _ioctl_holding_gil if end - start <= _SMALL_BYTES else _ioctl
         arg, vec = self._arg, self._vec
         arg.start, arg.end = start, end
-        ranges: list[int] = []
         while start < end:
             count = check(
                 call(self._fd, PAGEMAP_SCAN, self._arg_address), "ioctl(PAGEMAP_SCAN)"
             )
-            if count == 1 and not ranges and arg.walk_end == end:
-                return [vec[0], vec[1]]  # most often
-            found = vec[: 3 * count]
-            pairs = [0] * (2 * count)
-            pairs[0::2] = found[0::3]
-            pairs[1::2] = found[1::3]
-            if ranges and pairs and ranges[-1] == pairs[0]:
-                ranges[-1] = pairs[1]
-                del pairs[:2]
-            ranges += pairs
+            regions = vec[: 3 * count]
+            found.starts.extend(regions[0::3])
+            found.ends.extend(regions[1::3])
+            found.owned.extend([not is_file for is_file in regions[2::3]])
             start = arg.start = arg.walk_end
-        return ranges
 
-    def _populated_by_entries(self, start: int, end: int) -> list[int]:
+    def _scan_entries(self, start: int, end: int, found: "PageRanges") -> None:
         page = mmap.PAGESIZE
-        ranges: list[int] = []
+        starts, ends, owned = found
         position = start
         while position < end:
-            # One u64 a page; bit 63 present, bit 62 swapped.
+            # One u64 a page; bit 63 present, bit 62 swapped, bit 61 of a file.
             pages = min((end - position) // page, 1 << 16)
             entries = array("Q", os.pread(self._fd, 8 * pages, position // page * 8))
             if not entries:
@@ -150,9 +147,25 @@ class Pagemap:
             for index, entry in enumerate(entries):
                 if entry >> 62:
                     address = position + index * page
-                    if ranges and ranges[-1] == address:
-                        ranges[-1] = address + page
+                    own = not entry >> 61 & 1
+                    if ends and ends[-1] == address and owned[-1] is own:
+                        ends[-1] = address + page
                     else:
-                        ranges += (address, address + page)
+                        starts.append(address)
+                        ends.append(address + page)
+                        owned.append(own)
             position += len(entries) * page
-        return ranges
+
+
+class PageRanges(NamedTuple):
+    """Ranges of pages, ascending: where each begins and ends, and whose it is.
+
+    Plain lists: a fragmented process has a hundred thousand, too many for objects.
+
+    :ivar owned: whether they are the process's own pages; else they are of a file, or
+        of shared memory
+    """
+
+    starts: list[int]
+    ends: list[int]
+    owned: list[bool]

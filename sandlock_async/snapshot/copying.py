@@ -41,39 +41,49 @@ class Copier:
             address += size
         return unreadable
 
-    def copy_forced(self, ranges: list[int], view: memoryview) -> list[tuple[int, int]]:
-        """Copy flat *ranges*, packed, into *view*, whatever their permissions.
+    def copy_file(
+        self, fd: int, shift: int, ranges: list[int], address: int
+    ) -> list[tuple[int, int]]:
+        """Copy flat address *ranges*, packed, to our memory at *address*, from a file.
 
+        For ``/proc/PID/mem``, which reads whatever the permissions, and files that
+        only exist in memory.
+
+        :param shift: offset in the file less the address
         :return: the ranges that could not be read
         """
         unreadable: list[tuple[int, int]] = []
-        fd = files.open_fd(f"/proc/{self._pid}/mem")
-        try:
-            position = 0
-            for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
-                self._copy_forced(fd, start, view[position:][: end - start], unreadable)
-                position += end - start
-        finally:
-            os.close(fd)
+        for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
+            position = start
+            while position < end:
+                self._check_time()
+                size = min(end - position, GIL_HELD_BYTES)
+                try:
+                    count = files.pread(
+                        fd, address, size, position + shift, hold_gil=True
+                    )
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    count = mmap.PAGESIZE
+                    unreadable.append((position, position + count))
+                if not count:
+                    # The memory of a process that ended reads as empty.
+                    raise ProcessGoneError(self._pid, "snapshot")
+                position += count
+                address += count
         return unreadable
 
-    def _copy_forced(
-        self, fd: int, start: int, view: memoryview, unreadable: list[tuple[int, int]]
-    ) -> None:
-        while view:
-            self._check_time()
-            try:
-                count = os.preadv(fd, [view[:GIL_HELD_BYTES]], start)
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                count = mmap.PAGESIZE
-                unreadable.append((start, start + count))
-            if not count:
-                # The memory of a process that ended reads as empty.
-                raise ProcessGoneError(self._pid, "snapshot")
-            start += count
-            view = view[count:]
+    def copy_forced(self, ranges: list[int], address: int) -> list[tuple[int, int]]:
+        """Copy flat *ranges*, packed, to *address*, whatever their permissions.
+
+        :return: the ranges that could not be read
+        """
+        fd = files.open_fd(f"/proc/{self._pid}/mem")
+        try:
+            return self.copy_file(fd, 0, ranges, address)
+        finally:
+            os.close(fd)
 
     def _copy_batch(
         self,

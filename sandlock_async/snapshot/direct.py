@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sandlock_async.kernel.memory import Arena
 from sandlock_async.model import MemorySegment, Skipped
-from sandlock_async.plan import Plan, SegmentPlan, gaps
+from sandlock_async.plan import Plan, SegmentPlan, Via, gaps
 from sandlock_async.snapshot.copying import Copier
 from sandlock_async.snapshot.late_files import open_mapped_file
 from sandlock_async.snapshot.pieces import (
@@ -21,6 +21,7 @@ from sandlock_async.snapshot.pieces import (
     Piece,
     PiecedData,
 )
+from sandlock_async.snapshot.shared_memory import SharedMemory
 
 PIECE_BYTES = 4 << 20
 """Size of a piece that is read while frozen, and of the buffers for it."""
@@ -60,6 +61,7 @@ class DirectSource:
         self._readers = readers
         self._backing = MemoryBacking(arena.view)
         self._plan = Plan(segments=(), skipped=())
+        self._shared = SharedMemory()
         self._places: list[_Place] = []
         self._unreadable: list[tuple[int, int]] = []
         self._late_fds: list[int] = []
@@ -67,32 +69,45 @@ class DirectSource:
         self._late_skipped: list[Skipped] = []
         self.pending: list[Pending] = []
 
-    def copy(self, plan: Plan) -> None:
+    def copy(self, plan: Plan, shared: SharedMemory) -> None:
         """Copy what fits; call while the target is frozen, on the tracer's thread.
 
+        :param shared: the open files of shared memory; they are closed with the source
         :raises ProcessGoneError: if the process is killed meanwhile
         """
-        self._plan = plan
+        self._plan, self._shared = plan, shared
+        self._places, self._unreadable, self.pending = [], [], []
         # The ordinary ones lie together in the arena, so that one call takes many.
         ordinary: list[int] = []
         for segment in plan.segments:
-            if not segment.forced:
+            if segment.via is Via.MEMORY:
                 ordinary += segment.populated
         inside, outside = _split(ordinary, self._arena.size)
         self._copy_ordinary(inside)
-        if outside or any(segment.forced for segment in plan.segments):
+        if outside or any(segment.via is not Via.MEMORY for segment in plan.segments):
             self._copy_the_rest()
 
     def _copy_the_rest(self) -> None:
         for index, place in enumerate(self._placed()):
             self.pending += _pieces(index, place.outside)
-            if self._plan.segments[index].forced and place.size:
-                view = self._arena.view[place.offset : place.offset + place.size]
-                self._unreadable += self._copier.copy_forced(place.inside, view)
+            segment = self._plan.segments[index]
+            if segment.via is not Via.MEMORY and place.size:
+                address = self._arena.address + place.offset
+                self._unreadable += self._copy_special(segment, place.inside, address)
 
-    def plan_of(self, pending: Pending) -> SegmentPlan:
-        """Return the plan of the segment that a pending piece belongs to."""
-        return self._plan.segments[pending.index]
+    def _copy_special(
+        self, segment: SegmentPlan, ranges: list[int], address: int
+    ) -> list[tuple[int, int]]:
+        if segment.via is Via.FORCED:
+            return self._copier.copy_forced(ranges, address)
+        shift = segment.mapping.map.offset - segment.start
+        fd = self._shared.fds[segment.start]
+        return self._copier.copy_file(fd, shift, ranges, address)
+
+    @property
+    def plan(self) -> Plan:
+        """What is copied."""
+        return self._plan
 
     def read(self, pending: Pending, buffer: memoryview, address: int) -> list[Run]:
         """Read a pending piece, packed, to *buffer*, which lies at *address*.
@@ -101,12 +116,12 @@ class DirectSource:
 
         :return: what lies where: offset in the segment, and the bytes
         """
-        segment = self.plan_of(pending)
+        segment = self._plan.segments[pending.index]
         buffer = buffer[: pending.size]
-        if segment.forced:
-            bad = self._copier.copy_forced(pending.ranges, buffer)
-        else:
+        if segment.via is Via.MEMORY:
             bad = self._copier.copy(pending.ranges, address, hold_gil=False)
+        else:
+            bad = self._copy_special(segment, pending.ranges, address)
         runs: list[Run] = []
         position = 0
         for start, end in _pairs(pending.ranges):
@@ -201,6 +216,7 @@ class DirectSource:
         fds, self._late_fds = self._late_fds, []
         for fd in fds:
             os.close(fd)
+        self._shared.close()
         self._backing.release()
         self._arena.close()
 
@@ -270,7 +286,9 @@ def _places(segments: Sequence[SegmentPlan], room: int) -> list[_Place]:
     """Lay segments out in an arena of *room* bytes, the ordinary ones first."""
     found: dict[int, _Place] = {}
     offset = 0
-    for index in sorted(range(len(segments)), key=lambda at: segments[at].forced):
+    for index in sorted(
+        range(len(segments)), key=lambda at: segments[at].via is not Via.MEMORY
+    ):
         inside, outside = _split(segments[index].populated, room - offset)
         found[index] = _Place(offset, inside, outside)
         offset += found[index].size

@@ -19,6 +19,11 @@ class RawFd:
     link: bytes
     fdinfo: bytes
 
+    @property
+    def is_userfaultfd(self) -> bool:
+        """Whether it is a userfaultfd(2)."""
+        return self.link == _USERFAULTFD
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -35,7 +40,7 @@ class Facts:
     @property
     def has_userfaultfd(self) -> bool:
         """Whether it holds a userfaultfd(2)."""
-        return any(raw.link == _USERFAULTFD for raw in self.fds)
+        return any(raw.is_userfaultfd for raw in self.fds)
 
 
 def read_facts(pid: int, tids: list[int]) -> Facts:

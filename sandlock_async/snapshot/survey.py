@@ -5,7 +5,6 @@ and read again under the freeze only where they can matter.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sandlock_async.denial import explain_denial
@@ -13,8 +12,7 @@ from sandlock_async.errors import NotPermittedError, ProcessGoneError, Uncaptura
 from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
 from sandlock_async.kernel.pagemap import Pagemap
-from sandlock_async.model import MemoryMap
-from sandlock_async.plan import plan_segments
+from sandlock_async.plan import Pages, Selection, plan_segments, select
 from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
 from sandlock_async.target import Target, read_stat
 
@@ -29,14 +27,14 @@ class Survey:
 
     :ivar maps: ``/proc/PID/maps``, byte for byte
     :ivar mappings: the same, parsed
-    :ivar wanted: those of them that the image holds
+    :ivar wanted: those of them that may have content for an image
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
     """
 
     maps: bytes
     mappings: list[Mapping]
-    wanted: list[Mapping]
+    wanted: Selection
     vm_flags: dict[int, frozenset[str]]
     expected_bytes: int
 
@@ -46,16 +44,15 @@ class Survey:
         return any("um" in flags for flags in self.vm_flags.values())
 
 
-def survey(target: Target, captures: Callable[[MemoryMap], bool]) -> Survey:
+def survey(target: Target) -> Survey:
     """Read the memory layout of the running target.
 
-    :param captures: which mappings the image wants
     :raises ProcessGoneError: if it is gone
     :raises NotPermittedError: if we may not look at its memory
     """
     for _ in range(_TRIES):
         try:
-            return _survey(target.pid, captures)
+            return _survey(target.pid)
         except OSError as error:
             # Open files of procfs are of the memory that an execve(2) takes away:
             # they answer ESRCH though the process is there.
@@ -73,13 +70,12 @@ def survey(target: Target, captures: Callable[[MemoryMap], bool]) -> Survey:
     )
 
 
-def _survey(pid: int, captures: Callable[[MemoryMap], bool]) -> Survey:
+def _survey(pid: int) -> Survey:
     maps = files.read_file(f"/proc/{pid}/maps")
     vm_flags = read_vm_flags(pid)
     mappings = parse_maps(maps)
-    wanted = [mapping for mapping in mappings if captures(mapping.map)]
-    with Pagemap(pid) as pagemap:
-        plan = plan_segments(wanted, vm_flags, populated=pagemap.populated)
+    wanted = select(mappings)
+    plan = plan_segments(wanted.mappings, vm_flags, scan_pages(pid, wanted))
     return Survey(
         maps=maps,
         mappings=mappings,
@@ -87,6 +83,15 @@ def _survey(pid: int, captures: Callable[[MemoryMap], bool]) -> Survey:
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
     )
+
+
+def scan_pages(pid: int, wanted: Selection) -> Pages:
+    """Return the pages of mappings that are present or swapped out.
+
+    :raises OSError: if ``/proc/PID/pagemap`` cannot be read
+    """
+    with Pagemap(pid) as pagemap:
+        return Pages(pagemap.scan(wanted.spans))
 
 
 def read_vm_flags(pid: int) -> dict[int, frozenset[str]]:

@@ -4,22 +4,25 @@ Short, synchronous, on the one thread that attached. It reads only what must be
 read now; nothing is parsed that can be parsed later, and nothing written.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from sandlock_async.errors import CaptureError
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel import files
-from sandlock_async.kernel.pagemap import Pagemap
-from sandlock_async.model import MemoryMap
-from sandlock_async.plan import plan_segments
+from sandlock_async.plan import plan_segments, select
 from sandlock_async.procfs.maps import Mapping, parse_maps
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import Facts, read_facts, read_fds
-from sandlock_async.snapshot.survey import Survey, read_vm_flags, translate
+from sandlock_async.snapshot.shared_memory import SharedMemory
+from sandlock_async.snapshot.survey import (
+    Survey,
+    read_vm_flags,
+    scan_pages,
+    translate,
+)
 from sandlock_async.target import Target
 
-_REHEARSED_BYTES = 16 << 20
-"""Page tables of more are not worth a second look."""
+_REHEARSED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,6 @@ def look(
     group: ThreadGroup,
     survey: Survey,
     source: DirectSource,
-    captures: Callable[[MemoryMap], bool],
 ) -> View:
     """Freeze the target, read it, and let it run again if nothing is pending.
 
@@ -46,9 +48,9 @@ def look(
     """
     try:
         group.attach()
-        _rehearse(target.pid, survey)
+        _rehearse(target.pid, survey, source)
         group.freeze()
-        view = _read(target, group, survey, source, captures)
+        view = _read(target, group, survey, source)
         group.check_frozen()
     except OSError as error:
         group.thaw()
@@ -61,21 +63,23 @@ def look(
     return view
 
 
-def _rehearse(pid: int, survey: Survey) -> None:
-    """Read once what the window reads, while the target still runs.
+def _rehearse(pid: int, survey: Survey, source: DirectSource) -> None:
+    """Do once what the window does, while a small target still runs.
 
     What is seen is thrown away: code and tables are in the CPU's caches afterwards,
-    which shortens the freeze of a small process by a quarter.
+    which shortens the freeze by a quarter. Not for a large one, which may keep us
+    waiting for its mmap_lock, nor for one whose faults somebody else handles.
     """
+    if survey.expected_bytes > _REHEARSED_BYTES or survey.missing_faults:
+        return
     try:
-        read_fds(pid)
+        fds = read_fds(pid)
         files.read_file(f"/proc/{pid}/maps")
-        if survey.expected_bytes <= _REHEARSED_BYTES:
-            with Pagemap(pid) as pagemap:
-                plan_segments(
-                    survey.wanted, survey.vm_flags, populated=pagemap.populated
-                )
-    except OSError:
+        if not any(raw.is_userfaultfd for raw in fds):
+            pages = scan_pages(pid, survey.wanted)
+            plan = plan_segments(survey.wanted.mappings, survey.vm_flags, pages)
+            source.copy(plan, SharedMemory())
+    except (OSError, CaptureError):
         pass  # in the midst of an execve(2); what lasts, the window will tell
 
 
@@ -84,7 +88,6 @@ def _read(
     group: ThreadGroup,
     survey: Survey,
     source: DirectSource,
-    captures: Callable[[MemoryMap], bool],
 ) -> View:
     pid = target.pid
     # Traced now, so the number cannot pass to another process any more.
@@ -94,12 +97,19 @@ def _read(
     mappings, wanted = survey.mappings, survey.wanted
     if maps != survey.maps:
         mappings = parse_maps(maps)
-        wanted = [mapping for mapping in mappings if captures(mapping.map)]
+        wanted = select(mappings)
     vm_flags = survey.vm_flags
     if facts.has_userfaultfd or survey.missing_faults:
         # Only such a program can have changed what the flags are read for.
         vm_flags = read_vm_flags(pid)
-    with Pagemap(pid) as pagemap:
-        plan = plan_segments(wanted, vm_flags, populated=pagemap.populated)
-    source.copy(plan)
+    shared = SharedMemory()
+    try:
+        shared.open(pid, wanted.mappings, facts.fds)
+        plan = plan_segments(
+            wanted.mappings, vm_flags, scan_pages(pid, wanted), shared.data
+        )
+    except BaseException:
+        shared.close()
+        raise
+    source.copy(plan, shared)
     return View(facts=facts, mappings=mappings)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import sandlock_async as sa
-from sandlock_async.image.v1 import captures
 from sandlock_async.snapshot.survey import survey
 from sandlock_async.target import open_target
 from tests.conftest import PROGRAMS, Tracee, missing, until
@@ -161,7 +160,7 @@ async def test_pages_that_cannot_be_read(
 
 
 def memory_at(checkpoint: sa.Checkpoint, address: int, size: int) -> bytes:
-    for segment in checkpoint.process_state.memory_data:
+    for segment in checkpoint.process_state.all_segments():
         if segment.start <= address and address + size <= segment.end:
             offset = address - segment.start
             return segment.data[offset : offset + size]
@@ -260,7 +259,7 @@ def test_one_that_ends_after_the_first_look(
         os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
 
         with pytest.raises(sa.ProcessGoneError, match="ended"):
-            survey(target, captures)
+            survey(target)
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,16 @@ def test_scan_and_entries_agree() -> None:
         memory[page * mmap.PAGESIZE] = 1
 
     with Pagemap(os.getpid()) as scan, Pagemap(os.getpid(), scan=False) as entries:
-        found = scan.populated(address, end)
-        assert found == entries.populated(address, end)
+        found = scan.scan([(address, end)])
+        assert found == entries.scan([(address, end)])
 
-    pages = [(edge - address) // mmap.PAGESIZE for edge in found]
-    assert pages == [0, 2, 5, 6, 63, 64]
+    edges = zip(found.starts, found.ends, strict=True)
+    pages = [
+        ((low - address) // mmap.PAGESIZE, (high - low) // mmap.PAGESIZE)
+        for low, high in edges
+    ]
+    assert pages == [(0, 2), (5, 1), (63, 1)]
+    assert all(found.owned)
 
 
 def test_readv_of_ourselves_stops_at_a_hole() -> None:

@@ -1,10 +1,20 @@
 """Plans, pieces and segments, against plain bytes."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandlock_async.model import MemoryMap
-from sandlock_async.plan import gaps, plan_segments
+from sandlock_async.plan import (
+    Content,
+    Pages,
+    Via,
+    Wanted,
+    content_of,
+    gaps,
+    plan_segments,
+    select,
+)
 from sandlock_async.procfs.maps import Mapping
 from sandlock_async.snapshot.copying import _advance, _batches
 from sandlock_async.snapshot.direct import _merged, _pieces, _split
@@ -13,18 +23,25 @@ from sandlock_async.snapshot.pieces import MemoryBacking, Piece, PiecedData
 PAGE = 4096
 
 
-def mapping(perms: str = "rw-p", inode: int = 0) -> Mapping:
-    this = MemoryMap(start=0, end=8 * PAGE, perms=perms, offset=0, path=None)
+def mapping(perms: str = "rw-p", path: str | None = None) -> Mapping:
+    this = MemoryMap(start=0, end=8 * PAGE, perms=perms, offset=0, path=path)
+    inode = 5 if path is not None and path.startswith("/") else 0
     return Mapping(map=this, device=(0, 0), inode=inode, raw_path=b"")
+
+
+def wanted(perms: str = "rw-p", path: str | None = None) -> tuple[Wanted, ...]:
+    return select([mapping(perms, path)]).mappings
 
 
 #            ==~~==~~    two pages there, two not, …
 POPULATED = [0, 2 * PAGE, 4 * PAGE, 6 * PAGE]
 ABSENT = [(2 * PAGE, 4 * PAGE), (6 * PAGE, 8 * PAGE)]
+OWN = Pages(([0, 4 * PAGE], [2 * PAGE, 6 * PAGE], [True, True]))
+OF_A_FILE = Pages(([0, 4 * PAGE], [2 * PAGE, 6 * PAGE], [False, False]))
 
 
 def test_absent_anonymous_pages_are_holes() -> None:
-    plan = plan_segments([mapping()], {}, populated=lambda *_: POPULATED)
+    plan = plan_segments(wanted(), {}, OWN)
 
     assert plan.segments[0].populated == POPULATED
     assert plan.segments[0].from_file == []
@@ -33,24 +50,96 @@ def test_absent_anonymous_pages_are_holes() -> None:
 
 
 def test_absent_file_pages_are_read_later() -> None:
-    plan = plan_segments([mapping(inode=5)], {}, populated=lambda *_: POPULATED)
+    plan = plan_segments(wanted(path="/lib"), {}, OF_A_FILE)
 
+    assert plan.segments[0].populated == POPULATED
     assert plan.segments[0].from_file == [edge for gap in ABSENT for edge in gap]
 
 
 def test_absent_userfaultfd_pages_are_skipped() -> None:
-    flags = {0: frozenset({"um"})}
-
-    plan = plan_segments([mapping()], flags, populated=lambda *_: POPULATED)
+    plan = plan_segments(wanted(), {0: frozenset({"um"})}, OWN)
 
     assert [(this.start, this.end) for this in plan.skipped] == ABSENT
     assert all("userfaultfd" in this.reason for this in plan.skipped)
 
 
 def test_what_the_program_may_not_read_is_forced() -> None:
-    plan = plan_segments([mapping("-w-p")], {}, populated=lambda *_: POPULATED)
+    plan = plan_segments(wanted("-w-p"), {}, OWN)
 
-    assert plan.segments[0].forced
+    assert plan.segments[0].via is Via.FORCED
+
+
+def test_a_read_only_file_is_captured_for_the_pages_changed() -> None:
+    relro = wanted("r--p", "/lib/libc.so.6")
+    mixed = Pages(([0, PAGE], [PAGE, 8 * PAGE], [True, False]))
+
+    assert plan_segments(relro, {}, OF_A_FILE).segments == ()
+    (segment,) = plan_segments(relro, {}, mixed).segments
+    assert segment.populated == [0, PAGE]
+    assert segment.from_file == [PAGE, 8 * PAGE]
+
+
+def test_shared_memory_is_read_from_its_file_or_reported() -> None:
+    this = wanted("rw-s", "/dev/zero (deleted)")
+
+    opened = plan_segments(this, {}, OF_A_FILE, {0: [0, PAGE]})
+    closed = plan_segments(this, {}, OF_A_FILE)
+
+    assert opened.segments[0].populated == [0, PAGE]
+    assert opened.segments[0].via is Via.SHARED
+    assert opened.skipped == ()
+    assert closed.segments[0].populated == POPULATED
+    assert [(this.start, this.end) for this in closed.skipped] == ABSENT
+
+
+@pytest.mark.parametrize(
+    ("perms", "path", "content"),
+    [
+        ("rw-p", None, Content.WHOLE),
+        ("---p", None, Content.WHOLE),
+        ("r--p", None, Content.WHOLE),
+        ("rw-p", "[heap]", Content.WHOLE),
+        ("rw-p", "/lib/x.so", Content.WHOLE),
+        ("r--p", "/lib/x.so", Content.CHANGED),
+        ("r-xp", "/lib/x.so", Content.CHANGED),
+        ("r-xp", "/lib/x.so (deleted)", Content.WHOLE),
+        ("rw-s", "/tmp/data", Content.NOTHING),
+        ("rw-s", "/memfd:x (deleted)", Content.WHOLE),
+        ("rw-s", "/dev/zero (deleted)", Content.WHOLE),
+        ("rw-s", "/SYSV00000000 (deleted)", Content.WHOLE),
+        ("r-xp", "[vdso]", Content.NOTHING),
+        ("r--p", "[vvar]", Content.NOTHING),
+        ("r--p", "[vvar_vclock]", Content.NOTHING),
+        ("--xp", "[vsyscall]", Content.NOTHING),
+    ],
+)
+def test_what_has_content(perms: str, path: str | None, content: Content) -> None:
+    assert content_of(mapping(perms, path)) is content
+
+
+def test_pages_are_cut_to_the_mapping_and_joined() -> None:
+    pages = Pages(([0, 8, 12, 30], [8, 10, 20, 40], [True, False, True, True]))
+
+    assert pages.populated(0, 100) == [0, 10, 12, 20, 30, 40]
+    assert pages.populated(4, 14) == [4, 10, 12, 14]
+    assert pages.populated(20, 30) == []
+    assert pages.owned(0, 100) == [0, 8, 12, 20, 30, 40]
+    assert pages.owned(8, 12) == []
+    assert pages.owned(35, 36) == [35, 36]
+
+
+def test_spans_hold_every_wanted_mapping() -> None:
+    def at(start: int, end: int, perms: str = "rw-p") -> Mapping:
+        path = "/data" if perms == "rw-s" else None
+        this = MemoryMap(start=start, end=end, perms=perms, offset=0, path=path)
+        return Mapping(map=this, device=(0, 0), inode=0, raw_path=b"")
+
+    far = 1 << 40
+    small = [at(0, PAGE), at(PAGE, 2 * PAGE, "rw-s"), at(far, far + PAGE)]
+    large = [at(0, PAGE), at(PAGE, 1 << 30, "rw-s"), at(far, far + PAGE)]
+
+    assert select(small).spans == ((0, far + PAGE),)
+    assert select(large).spans == ((0, PAGE), (far, far + PAGE))
 
 
 ranges = st.lists(st.integers(0, 60), unique=True, max_size=20).map(

@@ -1,12 +1,8 @@
-"""The data model: what a picture of a process consists of. No I/O.
-
-Names and fields are those of sandlock's own ``Checkpoint``; what is known beyond
-them is on further attributes.
-"""
+"""Memory: mappings, the captured bytes of them, and what could not be had."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, cast, overload
 
 _COMPARE_BYTES = 1 << 20
@@ -140,6 +136,18 @@ class MemoryMap:
         return self.perms[3:4] == "p"
 
     @property
+    def has_file(self) -> bool:
+        """Whether the path is one of the file system, as far as its name tells."""
+        return self.path is not None and self.path.startswith("/")
+
+    @property
+    def is_unreopenable(self) -> bool:
+        """Whether nobody can map it again by its path: deleted, or a memfd."""
+        return self.path is not None and (
+            self.path.startswith("/memfd:") or self.path.endswith(" (deleted)")
+        )
+
+    @property
     def is_special(self) -> bool:
         """Whether the kernel provides it: ``[vdso]``, ``[vvar]``, ``[vsyscall]``."""
         return self.path is not None and self.path.startswith(
@@ -166,31 +174,39 @@ class MemorySegment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FdInfo:
-    """One open file descriptor, ``proc_pid_fdinfo(5)``.
+class FileIdentity:
+    """Which file it was, so that another one in its place is noticed, ``stat(2)``.
 
-    :ivar fd: its number
-    :ivar path: where ``/proc/PID/fd/N`` points
-    :ivar flags: open flags, ``O_CLOEXEC`` included
-    :ivar offset: file position in bytes
+    :ivar device: major and minor number together, as ``st_dev``
+    :ivar size: bytes
+    :ivar mtime_ns: last modification, nanoseconds since 1970
     """
 
-    fd: int
-    path: str
-    flags: int
-    offset: int
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThreadState:
-    """One thread.
+class VmArea:
+    """A mapping with all that procfs says of it, ``proc_pid_smaps(5)``.
 
-    :ivar tid: thread ID
-    :ivar regs: its general registers, as in :class:`ProcessState`
+    :ivar map: the mapping
+    :ivar vm_flags: ``VmFlags`` of smaps, two letters each
+    :ivar device: ``st_dev`` of the mapped file, 0 if there is none
+    :ivar inode: its inode, 0 if there is none
+    :ivar file: what the file was, None if there is none or it could not be looked at
+    :ivar changed: flat address ranges of pages that the process has made its own in a
+        private mapping of a file it may not write to (relocations, patched code)
     """
 
-    tid: int
-    regs: tuple[int, ...]
+    map: MemoryMap
+    vm_flags: tuple[str, ...]
+    device: int
+    inode: int
+    file: FileIdentity | None = None
+    changed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,56 +217,3 @@ class Skipped:
     end: int
     path: str | None
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessState:
-    """The process itself.
-
-    :ivar pid: process ID
-    :ivar cwd: its working directory
-    :ivar exe: its program
-    :ivar regs: general registers of the main thread: the words of ``NT_PRSTATUS``
-        (27 on x86-64, 34 on aarch64, 32 on riscv64)
-    :ivar memory_maps: every mapping in address order; only the captured ones in an
-        image that sandlock 0.8.2 wrote
-    :ivar memory_data: the captured segments in address order
-    :ivar threads: every thread, the main thread first; only that one in an image
-        that sandlock wrote
-    :ivar arch: the machine as ``uname -m`` names it; None if the image does not say
-    :ivar skipped: what could not be captured, with reasons
-    """
-
-    pid: int
-    cwd: str
-    exe: str
-    regs: tuple[int, ...]
-    memory_maps: tuple[MemoryMap, ...]
-    memory_data: tuple[MemorySegment, ...]
-    threads: tuple[ThreadState, ...] = ()
-    arch: str | None = None
-    skipped: tuple[Skipped, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A process at one instant, and what belongs to it.
-
-    :ivar name: the checkpoint's name; empty until it is saved under one
-    :ivar policy: sandlock's ``policy.dat``, byte for byte
-    :ivar process_state: registers, mappings and memory
-    :ivar fd_table: open descriptors, by number
-    :ivar cow_snapshot: sandlock's copy-on-write snapshot, None if there is none
-    :ivar app_state: bytes of the application's own, None if there are none
-    """
-
-    name: str
-    policy: bytes
-    process_state: ProcessState
-    fd_table: tuple[FdInfo, ...]
-    cow_snapshot: str | None = None
-    app_state: bytes | None = None
-
-    def named(self, default: str) -> "Picture":
-        """Return the picture under its own name, or *default* if it has none."""
-        return self if self.name else replace(self, name=default)

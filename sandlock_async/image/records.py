@@ -1,0 +1,151 @@
+"""Dataclasses of the model as JSON objects, and back, by the types of their fields.
+
+======================  ===================================================
+type                    JSON
+======================  ===================================================
+``int``                 integer of an u64, or of the range it is annotated with
+``bool``, ``str``       the same
+``bytes``               string of hexadecimal digits
+``X | None``            null, or an X
+``tuple[X, ...]``       list
+a dataclass             object; a key that is absent is null
+several dataclasses     object; its ``kind`` names which
+======================  ===================================================
+
+As strict as :mod:`.strict_json`: nothing of another type or range passes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+from typing import get_type_hints as type_hints
+
+from sandlock_async.image.strict_json import U64, Malformed
+
+T = TypeVar("T")
+Decoder = Callable[[object, str], Any]
+
+
+def encode_record(value: object) -> Any:  # noqa: ANN401 - JSON
+    """Return *value* as what JSON knows."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return [encode_record(item) for item in cast("tuple[object, ...]", value)]
+    if is_dataclass(value):
+        encoded = {
+            field.name: encode_record(getattr(value, field.name))
+            for field in fields(value)
+        }
+        kind = getattr(type(value), "kind", None)
+        return encoded if kind is None else {"kind": kind, **encoded}
+    return value
+
+
+def decode_record(record: type[T], value: object, where: str) -> T:
+    """Return the *record* that a JSON value encodes.
+
+    :param where: what to call it in an error
+    :raises Malformed: naming the first field that is wrong
+    """
+    return cast("T", _decoder(cast("Any", record))(value, where))
+
+
+@cache
+def _decoder(wanted: Any) -> Decoder:  # noqa: ANN401 - a type, or a form of typing's
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin is Annotated:
+        return _integer(arguments[1])
+    if origin in (Union, UnionType):
+        options = [option for option in arguments if option is not NoneType]
+        inner = _decoder(options[0]) if len(options) == 1 else _tagged(options)
+        return _optional(inner) if NoneType in arguments else inner
+    if origin is tuple:
+        return _list(_decoder(arguments[0]))
+    simple = {int: _integer(U64), bool: _boolean, str: _text, bytes: _hex}
+    return simple[wanted] if wanted in simple else _object(wanted)
+
+
+def _integer(within: range) -> Decoder:
+    def decode(value: object, where: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in within:
+            raise Malformed(
+                f"{where} is not an integer from {within.start} to {within.stop - 1}"
+            )
+        return value
+
+    return decode
+
+
+def _boolean(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise Malformed(f"{where} is neither true nor false")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise Malformed(f"{where} is not a string")
+    return value
+
+
+def _hex(value: object, where: str) -> bytes:
+    try:
+        return bytes.fromhex(_text(value, where))
+    except ValueError as error:
+        raise Malformed(f"{where} is not hexadecimal") from error
+
+
+def _optional(inner: Decoder) -> Decoder:
+    def decode(value: object, where: str) -> object:
+        return None if value is None else inner(value, where)
+
+    return decode
+
+
+def _list(inner: Decoder) -> Decoder:
+    def decode(value: object, where: str) -> tuple[object, ...]:
+        if not isinstance(value, list):
+            raise Malformed(f"{where} is not a list")
+        items = cast("list[object]", value)
+        return tuple(inner(item, f"{where}[{at}]") for at, item in enumerate(items))
+
+    return decode
+
+
+def _object(record: type[Any]) -> Decoder:
+    hints = type_hints(record, include_extras=True)
+    known: list[tuple[Field[Any], Decoder]] = [
+        (field, _decoder(hints[field.name])) for field in fields(record)
+    ]
+
+    def decode(value: object, where: str) -> object:
+        found = _mapping(value, where)
+        decoded: dict[str, object] = {}
+        for field, inner in known:
+            if field.name not in found and field.default is not MISSING:
+                continue
+            decoded[field.name] = inner(found.get(field.name), f"{where}.{field.name}")
+        return record(**decoded)
+
+    return decode
+
+
+def _tagged(records: list[type[Any]]) -> Decoder:
+    by_kind = {record.kind: _object(record) for record in records}
+
+    def decode(value: object, where: str) -> object:
+        kind = _text(_mapping(value, where).get("kind"), f"{where}.kind")
+        if kind not in by_kind:
+            raise Malformed(f"{where}.kind is {kind!r}, which is unknown here")
+        return by_kind[kind](value, where)
+
+    return decode
+
+
+def _mapping(value: object, where: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise Malformed(f"{where} is not an object")
+    return cast("Mapping[str, object]", value)

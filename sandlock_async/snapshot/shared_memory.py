@@ -1,0 +1,72 @@
+"""Shared memory without a name: anonymous, memfd_create(2), SysV, deleted files.
+
+A page table shows which of its pages this process has touched, not which there are:
+another process, or write(2), may have filled the rest. So its file is opened, and
+asked for its data.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+
+from sandlock_async.kernel import files
+from sandlock_async.plan import Wanted
+from sandlock_async.procfs.maps import Mapping
+from sandlock_async.snapshot.facts import RawFd
+
+
+class SharedMemory:
+    """The files of a process's shared memory, open. Close it when they are read.
+
+    :ivar fds: descriptors of ours, by the start address of the mapping
+    :ivar data: flat address ranges that hold data, by the start address
+    """
+
+    def __init__(self) -> None:
+        self.fds: dict[int, int] = {}
+        self.data: dict[int, list[int]] = {}
+
+    def open(self, pid: int, wanted: Iterable[Wanted], fds: Sequence[RawFd]) -> None:
+        """Open the file of every shared mapping that has one only in memory.
+
+        Call while the process is frozen. What cannot be opened is left out: it needs
+        CAP_CHECKPOINT_RESTORE, or a descriptor of the process for the same file.
+
+        :param fds: the descriptors of the process
+        """
+        for mapping in (found.mapping for found in wanted):
+            this = mapping.map
+            if this.private:
+                continue
+            fd = _open(pid, mapping, fds)
+            if fd is not None:
+                self.fds[this.start] = fd
+                end = this.offset + this.size
+                found = files.data_ranges(fd, this.offset, end)
+                shift = this.start - this.offset
+                self.data[this.start] = [edge + shift for edge in found]
+
+    def close(self) -> None:
+        """Close the files; closing twice does nothing."""
+        while self.fds:
+            os.close(self.fds.popitem()[1])
+
+
+def _open(pid: int, mapping: Mapping, fds: Sequence[RawFd]) -> int | None:
+    this = mapping.map
+    # proc(5): /proc/PID/map_files needs CAP_CHECKPOINT_RESTORE, /proc/PID/fd does not.
+    places = [f"/proc/{pid}/map_files/{this.start:x}-{this.end:x}"]
+    places += [
+        f"/proc/{pid}/fd/{raw.fd}"
+        for raw in fds
+        if raw.link == mapping.raw_path and raw.link.startswith(b"/")
+    ]
+    for place in places:
+        try:
+            fd = files.open_fd(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            continue
+        found = os.fstat(fd)
+        if found.st_ino == mapping.inode:
+            return fd
+        os.close(fd)
+    return None
