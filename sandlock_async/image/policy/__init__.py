@@ -1,0 +1,25 @@
+"""``policy.dat``: what a sandbox may do, in the three versions of its bytes.
+
+bincode of sandlock's ``Sandbox`` struct; which version it is, the image says and
+the bytes do not.
+"""
+
+from sandlock_async.image.policy.codec import (
+    VERSIONS,
+    Policy,
+    decode_policy,
+    default_policy,
+    encode_policy,
+)
+
+__all__ = [
+    "DEFAULT_V1",
+    "VERSIONS",
+    "Policy",
+    "decode_policy",
+    "default_policy",
+    "encode_policy",
+]
+
+DEFAULT_V1 = encode_policy(default_policy("v1"))
+"""What sandlock 0.8.2 stores for ``Sandbox()``."""
