@@ -11,11 +11,13 @@ from sandlock_async.image.policy.codec import (
     default_policy,
     encode_policy,
 )
+from sandlock_async.image.policy.conversion import convert_policy
 
 __all__ = [
     "DEFAULT_V1",
     "VERSIONS",
     "Policy",
+    "convert_policy",
     "decode_policy",
     "default_policy",
     "encode_policy",
