@@ -12,6 +12,7 @@ from sandlock_async.image.policy.codec import (
     encode_policy,
 )
 from sandlock_async.image.policy.conversion import convert_policy
+from sandlock_async.image.policy.from_sandbox import policy_from_sandbox
 
 __all__ = [
     "DEFAULT_V1",
@@ -21,6 +22,7 @@ __all__ = [
     "decode_policy",
     "default_policy",
     "encode_policy",
+    "policy_from_sandbox",
 ]
 
 DEFAULT_V1 = encode_policy(default_policy("v1"))
