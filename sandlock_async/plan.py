@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import attrgetter
 from typing import NamedTuple
 
 from sandlock_async.model import MemoryMap, Skipped
@@ -67,59 +68,83 @@ class Wanted:
 
     :ivar start: first address
     :ivar end: address behind the last byte
-    :ivar changed_only: whether it counts only if the process has changed a page
     :ivar via: how it is read, unless its file can be
     """
 
     mapping: maps.Mapping
     start: int
     end: int
-    changed_only: bool
     via: Via
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What an image may want of a process.
+    """What an image may want of a process, each in address order.
 
-    :ivar mappings: the wanted ones, in address order
-    :ivar spans: address ranges to scan, so that each of them lies in one; the kernel
+    :ivar whole: mappings that are wanted whole
+    :ivar changed: those that are wanted if the process has changed a page
+    :ivar shared: those of the former that are shared memory
+    :ivar spans: address ranges to scan, so that every mapping lies in one; the kernel
         steps over what is not mapped by itself
     :ivar ends: where each of them ends, by its start address
+    :ivar left_out: what is not wanted, though it has content, with reasons
     """
 
-    mappings: tuple[Wanted, ...]
+    whole: tuple[Wanted, ...]
+    changed: tuple[Wanted, ...]
+    shared: tuple[Wanted, ...]
     spans: tuple[tuple[int, int], ...]
     ends: dict[int, int]
+    left_out: tuple[Skipped, ...]
 
 
-def select(mappings: Sequence[maps.Mapping]) -> Selection:
-    """Return what an image may want of all *mappings* of a process."""
-    found: list[Wanted] = []
+def select(
+    mappings: Sequence[maps.Mapping],
+    vm_flags: VmFlags,
+    *,
+    exclude_dontdump: bool = False,
+) -> Selection:
+    """Return what an image may want of all *mappings* of a process.
+
+    :param vm_flags: ``VmFlags`` by start address; ``dd`` is MADV_DONTDUMP
+    :param exclude_dontdump: leave out what the program wants in no core dump
+    """
+    found: dict[Content, list[Wanted]] = {Content.WHOLE: [], Content.CHANGED: []}
     spans: list[tuple[int, int]] = []
+    left_out: list[Skipped] = []
     unwanted_bytes = _STEP_OVER_BYTES
     for mapping in mappings:
         this = mapping.map
         content = content_of(mapping)
-        if content is Content.NOTHING:
+        excluded = exclude_dontdump and "dd" in vm_flags.get(this.start, _NO_FLAGS)
+        if content is Content.NOTHING or excluded:
             unwanted_bytes += this.size
+            if excluded and content is not Content.NOTHING:
+                reason = "MADV_DONTDUMP, left out as asked"
+                left_out.append(
+                    Skipped(
+                        start=this.start, end=this.end, path=this.path, reason=reason
+                    )
+                )
             continue
         if unwanted_bytes >= _STEP_OVER_BYTES:
             spans.append((this.start, this.end))
         else:
             spans[-1] = (spans[-1][0], this.end)
         unwanted_bytes = 0
-        found.append(
-            Wanted(
-                mapping=mapping,
-                start=this.start,
-                end=this.end,
-                changed_only=content is Content.CHANGED,
-                via=Via.MEMORY if this.readable else Via.FORCED,
-            )
+        via = Via.MEMORY if this.readable else Via.FORCED
+        found[content].append(
+            Wanted(mapping=mapping, start=this.start, end=this.end, via=via)
         )
-    ends = {this.start: this.end for this in found}
-    return Selection(mappings=tuple(found), spans=tuple(spans), ends=ends)
+    whole, changed = tuple(found[Content.WHOLE]), tuple(found[Content.CHANGED])
+    return Selection(
+        whole=whole,
+        changed=changed,
+        shared=tuple(this for this in whole if not this.mapping.map.private),
+        spans=tuple(spans),
+        ends={this.start: this.end for this in (*whole, *changed)},
+        left_out=tuple(left_out),
+    )
 
 
 class SegmentPlan(NamedTuple):
@@ -208,6 +233,22 @@ class Pages:
         high = bisect_left(starts, end, low)
         return _joined(starts[low:high], ends[low:high], start, end)
 
+    def changed(self, candidates: Sequence[Wanted]) -> list[Wanted]:
+        """Return those of ascending *candidates* in which there is an own page."""
+        if len(self._own_starts) > len(candidates):
+            return [this for this in candidates if self.owned(this.start, this.end)]
+        found: list[Wanted] = []
+        index = 0
+        for start, end in zip(self._own_starts, self._own_ends, strict=True):
+            index = bisect_right(candidates, start, index, key=_end_of)
+            while index < len(candidates) and candidates[index].start < end:
+                found.append(candidates[index])
+                index += 1
+        return found
+
+
+_end_of = attrgetter("end")
+
 
 def _joined(starts: list[int], ends: list[int], start: int, end: int) -> list[int]:
     if not starts:
@@ -223,7 +264,7 @@ def _joined(starts: list[int], ends: list[int], start: int, end: int) -> list[in
 
 
 def plan_segments(
-    wanted: Sequence[Wanted],
+    wanted: Selection,
     vm_flags: VmFlags,
     pages: Pages,
     shared: Mapping[int, list[int]] | None = None,
@@ -235,20 +276,16 @@ def plan_segments(
         start address
     """
     segments: list[SegmentPlan] = []
-    skipped: list[Skipped] = []
-    for this in wanted:
+    skipped = list(wanted.left_out)
+    for this in wanted.whole:
         mapping, via = this.mapping, this.via
-        from_file: list[int] = []
-        if this.changed_only:
-            there = pages.owned(this.start, this.end)
-            if not there:
-                continue
-        elif "um" in vm_flags.get(this.start, _NO_FLAGS):
+        if "um" in vm_flags.get(this.start, _NO_FLAGS):
             there = pages.safe[this.start]
-        elif shared is not None and this.start in shared:
+        elif shared and this.start in shared:
             there, via = shared[this.start], Via.SHARED
         else:
             there = pages.populated(this.start, this.end)
+        from_file: list[int] = []
         reason = _why_absent(mapping.map, vm_flags) if via is not Via.SHARED else None
         if reason is not None:
             skipped += [
@@ -256,12 +293,22 @@ def plan_segments(
                 for start, end in gaps(there, this.start, this.end)
             ]
         elif mapping.file_backed and via is not Via.SHARED:
-            for gap in gaps(there, this.start, this.end):
-                from_file += gap
+            from_file = _flat_gaps(there, this)
+        segments.append(SegmentPlan(mapping, there, from_file, via))
+    for this in pages.changed(wanted.changed):
+        there = pages.owned(this.start, this.end)
         segments.append(
-            SegmentPlan(mapping=mapping, populated=there, from_file=from_file, via=via)
+            SegmentPlan(this.mapping, there, _flat_gaps(there, this), this.via)
         )
+    segments.sort(key=_start_of)
     return Plan(segments=tuple(segments), skipped=tuple(skipped))
+
+
+_start_of = attrgetter("mapping.map.start")
+
+
+def _flat_gaps(there: list[int], this: Wanted) -> list[int]:
+    return [edge for gap in gaps(there, this.start, this.end) for edge in gap]
 
 
 def _why_absent(this: MemoryMap, vm_flags: VmFlags) -> str | None:

@@ -20,10 +20,14 @@ from sandlock_async.kernel.memory import Arena
 from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
 from sandlock_async.plan import Plan
 from sandlock_async.snapshot.copying import Copier, copy_overdue
+from sandlock_async.snapshot.details import parse_details
 from sandlock_async.snapshot.direct import DirectSource, Pending, Run
-from sandlock_async.snapshot.facts import parse_fds, parse_threads
+from sandlock_async.snapshot.facts import parse_fds
+from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.survey import Survey
+from sandlock_async.snapshot.thread_facts import parse_threads, read_names
+from sandlock_async.snapshot.vm_areas import describe_areas
 from sandlock_async.snapshot.window import View, look
 from sandlock_async.store.buffers import Buffers
 from sandlock_async.target import Target
@@ -57,6 +61,7 @@ class Snapshot:
     target: Target
     view: View
     source: DirectSource
+    files: Identities
     threads: int
     attach_ms: float
     freeze_ms: float
@@ -75,7 +80,8 @@ class Snapshot:
         :raises UnsupportedArchError: if the process turns out to run 32-bit code
         """
         facts, pid = self.view.facts, self.target.pid
-        threads = parse_threads(facts, pid, self.target.machine)
+        names = read_names(pid, facts.threads)
+        threads = parse_threads(facts.threads, names, pid, self.target.machine)
         held, extended = partition_segments(
             self.source.segments(streamed),
             (segment.mapping.map for segment in self.source.plan.segments),
@@ -91,6 +97,10 @@ class Snapshot:
             extended_segments=extended,
             threads=threads,
             arch=self.target.machine.name,
+            vm_areas=describe_areas(self.view, self.files, self.source.plan),
+            details=parse_details(
+                self.view.details, facts.status, facts.queued, asked=None
+            ),
             skipped=self.source.skipped(),
         )
 
@@ -180,6 +190,7 @@ async def take_snapshot(
         target=target,
         view=view,
         source=source,
+        files=seen.files,
         threads=threads,
         attach_ms=1e3 * (group.frozen_at - began),
         freeze_ms=1e3 * (group.thawed_at - group.frozen_at),
@@ -203,7 +214,7 @@ async def _look(
         check_waiters(target, loop)
         held.enter_context(polls_held(target))
         view = look(target, group, seen, source)
-        return view, len(view.facts.registers)
+        return view, len(view.facts.threads)
 
     return await completed(
         tracer.submit(job),

@@ -9,6 +9,8 @@ MACHINE = Machine(
     register_count=34,
     pc=32,
     sp=31,
+    fp_regsets=(2,),
     wait4=260,
+    get_robust_list=100,
     waitid=95,
 )

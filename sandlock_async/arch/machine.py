@@ -12,7 +12,10 @@ class Machine:
     :ivar register_count: u64 words in the register set, ``asm/ptrace.h``
     :ivar pc: word that holds the program counter
     :ivar sp: word that holds the stack pointer
+    :ivar fp_regsets: register sets with the floating-point registers, the fullest
+        first, ``linux/elf.h``
     :ivar wait4: number of ``wait4(2)``
+    :ivar get_robust_list: number of ``get_robust_list(2)``
     :ivar waitid: number of ``waitid(2)``
     """
 
@@ -21,5 +24,7 @@ class Machine:
     register_count: int
     pc: int
     sp: int
+    fp_regsets: tuple[int, ...]
     wait4: int
+    get_robust_list: int
     waitid: int

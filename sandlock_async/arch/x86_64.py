@@ -10,6 +10,8 @@ MACHINE = Machine(
     register_count=27,
     pc=16,
     sp=19,
+    fp_regsets=(0x202, 2),
     wait4=61,
+    get_robust_list=274,
     waitid=247,
 )

@@ -6,6 +6,7 @@ The kernel obeys only the thread that attached; every function here but
 
 import ctypes
 import errno
+import threading
 from enum import IntEnum
 
 from sandlock_async.kernel.libc import check, iovec, libc, pylibc
@@ -19,12 +20,17 @@ class Request(IntEnum):
     GETREGSET = 0x4204
     SEIZE = 0x4206
     INTERRUPT = 0x4207
+    PEEKSIGINFO = 0x4209
+    GETSIGMASK = 0x420A
+    GET_RSEQ_CONFIGURATION = 0x420F
 
 
 class Regset(IntEnum):
     """``NT_*`` register sets of ``linux/elf.h``."""
 
     PRSTATUS = 1
+    PRFPREG = 2
+    X86_XSTATE = 0x202
 
 
 class siginfo_t(ctypes.Structure):
@@ -38,6 +44,32 @@ class siginfo_t(ctypes.Structure):
     ]
 
 
+class ptrace_peeksiginfo_args(ctypes.Structure):
+    """``struct ptrace_peeksiginfo_args``, ``linux/ptrace.h``."""
+
+    _fields_ = [
+        ("off", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("nr", ctypes.c_int32),
+    ]
+
+
+class ptrace_rseq_configuration(ctypes.Structure):
+    """``struct ptrace_rseq_configuration``, ``linux/ptrace.h``."""
+
+    _fields_ = [
+        ("rseq_abi_pointer", ctypes.c_uint64),
+        ("rseq_abi_size", ctypes.c_uint32),
+        ("signature", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    ]
+
+
+PEEKSIGINFO_SHARED = 1
+SIGINFO_BYTES = 128
+_PEEKED = 32
+
 _ARGTYPES = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 
 # SEIZE can sleep: it takes the lock that an execve(2) under way holds.
@@ -48,6 +80,11 @@ _ptrace_blocking.restype = ctypes.c_long
 _ptrace = pylibc["ptrace"]
 _ptrace.argtypes = _ARGTYPES
 _ptrace.restype = ctypes.c_long
+
+
+_syscall = pylibc["syscall"]
+_syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_syscall.restype = ctypes.c_long
 
 
 def seize(tid: int) -> None:
@@ -83,18 +120,109 @@ def stop_siginfo(tid: int) -> tuple[int, int] | None:
     return siginfo.si_signo, siginfo.si_code
 
 
-def getregset(tid: int, regset: Regset, max_size: int = 1024) -> bytes:
+class _Scratch(threading.local):
+    """A buffer for each thread: to make one takes longer than to fill it."""
+
+    def __init__(self) -> None:
+        # With AMX an xstate takes 11 KiB; sandlock asks for 64.
+        self.buffer = ctypes.create_string_buffer(1 << 16)
+        self.address = ctypes.addressof(self.buffer)
+
+
+_scratch = _Scratch()
+
+
+def getregset(tid: int, regset: int) -> bytes:
     """Return one register set of a stopped tracee, as the kernel lays it out.
 
-    :raises OSError: ``ESRCH`` if the tracee is gone or running
+    :raises OSError: ``ESRCH`` if the tracee is gone or running, ``EINVAL`` or
+        ``ENODEV`` if the machine has no such set
     """
-    buffer = ctypes.create_string_buffer(max_size)
-    iov = iovec(ctypes.addressof(buffer), max_size)
+    iov = iovec(_scratch.address, len(_scratch.buffer))
     check(
         _ptrace(Request.GETREGSET, tid, regset, ctypes.addressof(iov)),
         f"ptrace(GETREGSET, {tid})",
     )
-    return buffer.raw[: iov.iov_len]
+    return ctypes.string_at(_scratch.address, iov.iov_len)
+
+
+def getsigmask(tid: int) -> int:
+    """Return the blocked signals of a stopped tracee, bit *n* - 1 for signal *n*.
+
+    :raises OSError: ``ESRCH`` if the tracee is gone or running
+    """
+    mask = ctypes.c_uint64()
+    check(
+        _ptrace(Request.GETSIGMASK, tid, 8, ctypes.addressof(mask)),
+        f"ptrace(GETSIGMASK, {tid})",
+    )
+    return mask.value
+
+
+def peeksiginfo(tid: int, *, shared: bool) -> list[bytes]:
+    """Return the ``siginfo_t`` of every signal that waits, and leave them there.
+
+    :param shared: those sent to the process instead of the thread
+    :raises OSError: ``ESRCH`` if the tracee is gone or running
+    """
+    flags = PEEKSIGINFO_SHARED if shared else 0
+    arguments = ptrace_peeksiginfo_args(off=0, flags=flags, nr=_PEEKED)
+    found: list[bytes] = []
+    while True:
+        count = check(
+            _ptrace(
+                Request.PEEKSIGINFO,
+                tid,
+                ctypes.addressof(arguments),
+                _scratch.address,
+            ),
+            f"ptrace(PEEKSIGINFO, {tid})",
+        )
+        content = ctypes.string_at(_scratch.address, count * SIGINFO_BYTES)
+        found += [
+            content[at : at + SIGINFO_BYTES]
+            for at in range(0, len(content), SIGINFO_BYTES)
+        ]
+        if count < _PEEKED:
+            return found
+        arguments.off += count
+
+
+def get_rseq(tid: int) -> tuple[int, int, int, int]:
+    """Return address, size, signature and flags of a stopped tracee's rseq area.
+
+    :raises OSError: ``EIO`` or ``EINVAL`` if the kernel does not tell (before 5.13)
+    """
+    found = ptrace_rseq_configuration()
+    check(
+        _ptrace(
+            Request.GET_RSEQ_CONFIGURATION,
+            tid,
+            ctypes.sizeof(found),
+            ctypes.addressof(found),
+        ),
+        f"ptrace(GET_RSEQ_CONFIGURATION, {tid})",
+    )
+    return (
+        found.rseq_abi_pointer,
+        found.rseq_abi_size,
+        found.signature,
+        found.flags,
+    )
+
+
+def get_robust_list(tid: int, syscall: int) -> tuple[int, int]:
+    """Return head and size of a thread's list of robust futexes.
+
+    :param syscall: the number of get_robust_list(2) on this machine
+    :raises OSError: ``ESRCH`` if the thread is gone, ``EPERM`` without rights
+    """
+    head, size = ctypes.c_uint64(), ctypes.c_size_t()
+    check(
+        _syscall(syscall, tid, ctypes.addressof(head), ctypes.addressof(size)),
+        f"get_robust_list({tid})",
+    )
+    return head.value, size.value
 
 
 def detach(tid: int, signal: int = 0) -> None:

@@ -35,6 +35,35 @@ class Stat:
         return bool(self.flags & _PF_KTHREAD)
 
 
+_MM_FIELDS = {
+    "start_code": 26,
+    "end_code": 27,
+    "start_stack": 28,
+    "start_data": 45,
+    "end_data": 46,
+    "start_brk": 47,
+    "arg_start": 48,
+    "arg_end": 49,
+    "env_start": 50,
+    "env_end": 51,
+}
+"""Numbers of fields as proc_pid_stat(5) counts them; the second ends with ``)``."""
+
+
+def parse_mm_addresses(content: bytes) -> dict[str, int]:
+    """Return the addresses that the kernel remembers of a process's memory.
+
+    Zero where it does not tell: it asks for the right to trace the process.
+
+    :raises ValueError: if it is no stat file
+    """
+    fields = content.rpartition(b")")[2].split()
+    if len(fields) < 49:
+        raise ValueError(f"not a stat file: {content!r}")
+
+    return {name: int(fields[number - 3]) for name, number in _MM_FIELDS.items()}
+
+
 def parse_stat(content: bytes) -> Stat:
     """Parse one stat file.
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from sandlock_async.arch import Machine
-from sandlock_async.errors import UnsupportedArchError
 from sandlock_async.kernel import files, ptrace
-from sandlock_async.model import FdInfo, ThreadState
+from sandlock_async.model import FdInfo
 from sandlock_async.procfs.fdinfo import parse_fdinfo
+from sandlock_async.snapshot.thread_facts import RawThread, read_threads
 
 _USERFAULTFD = b"anon_inode:[userfaultfd]"
 
@@ -29,10 +29,14 @@ class RawFd:
 class Facts:
     """The small things of a frozen process.
 
-    :ivar registers: ``(tid, NT_PRSTATUS)``, the main thread first
+    :ivar threads: the main thread first
+    :ivar queued: ``siginfo_t`` of signals that wait for any thread
+    :ivar status: ``/proc/PID/status``
     """
 
-    registers: tuple[tuple[int, bytes], ...]
+    threads: list[RawThread]
+    queued: list[bytes]
+    status: bytes
     fds: tuple[RawFd, ...]
     cwd: bytes
     exe: bytes
@@ -43,16 +47,15 @@ class Facts:
         return any(raw.is_userfaultfd for raw in self.fds)
 
 
-def read_facts(pid: int, tids: list[int]) -> Facts:
-    """Read the registers, descriptors and links of a frozen process.
+def read_facts(pid: int, tids: list[int], machine: Machine) -> Facts:
+    """Read the threads, descriptors and links of a frozen process.
 
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it was killed meanwhile
     """
-    registers = tuple(
-        (tid, ptrace.getregset(tid, ptrace.Regset.PRSTATUS)) for tid in tids
-    )
     return Facts(
-        registers=registers,
+        threads=read_threads(tids, machine),
+        queued=ptrace.peeksiginfo(tids[0], shared=True),
+        status=files.read_record(f"/proc/{pid}/status"),
         fds=tuple(read_fds(pid)),
         cwd=_link_or_empty(f"/proc/{pid}/cwd"),
         exe=_link_or_empty(f"/proc/{pid}/exe"),
@@ -76,27 +79,6 @@ def read_fds(pid: int) -> list[RawFd]:
             continue
         fds.append(RawFd(fd=fd, link=link, fdinfo=fdinfo))
     return fds
-
-
-def parse_threads(facts: Facts, pid: int, machine: Machine) -> tuple[ThreadState, ...]:
-    """Return every thread's registers as numbers.
-
-    :raises UnsupportedArchError: if a thread runs 32-bit code
-    """
-    size = 8 * machine.register_count
-    threads: list[ThreadState] = []
-    for tid, regset in facts.registers:
-        if len(regset) != size:
-            raise UnsupportedArchError(
-                f"unsupported architecture: thread {tid} of process {pid} has "
-                f"{len(regset)} bytes of registers, not the {size} of {machine.name}",
-                pid=pid,
-                phase="snapshot",
-                help="32-bit programs cannot be captured",
-            )
-        words = memoryview(regset).cast("Q")
-        threads.append(ThreadState(tid=tid, regs=tuple(words)))
-    return tuple(threads)
 
 
 def parse_fds(facts: Facts) -> tuple[FdInfo, ...]:

@@ -25,7 +25,7 @@ class SharedMemory:
         self.fds: dict[int, int] = {}
         self.data: dict[int, list[int]] = {}
 
-    def open(self, pid: int, wanted: Iterable[Wanted], fds: Sequence[RawFd]) -> None:
+    def open(self, pid: int, shared: Iterable[Wanted], fds: Sequence[RawFd]) -> None:
         """Open the file of every shared mapping that has one only in memory.
 
         Call while the process is frozen. What cannot be opened is left out: it needs
@@ -33,10 +33,8 @@ class SharedMemory:
 
         :param fds: the descriptors of the process
         """
-        for mapping in (found.mapping for found in wanted):
+        for mapping in (found.mapping for found in shared):
             this = mapping.map
-            if this.private:
-                continue
             fd = _open(pid, mapping, fds)
             if fd is not None:
                 self.fds[this.start] = fd

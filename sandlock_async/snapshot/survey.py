@@ -14,6 +14,7 @@ from sandlock_async.kernel import files
 from sandlock_async.kernel.pagemap import Pagemap
 from sandlock_async.plan import Pages, Selection, VmFlags, plan_segments, select
 from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
+from sandlock_async.snapshot.details import RawDetails, read_details
 from sandlock_async.snapshot.mapped_files import Identities, identify
 from sandlock_async.target import Target, read_stat
 
@@ -32,6 +33,8 @@ class Survey:
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
     :ivar files: which files are mapped
+    :ivar details: what hardly ever changes
+    :ivar exclude_dontdump: whether MADV_DONTDUMP memory is left out
     """
 
     maps: bytes
@@ -40,6 +43,8 @@ class Survey:
     vm_flags: dict[int, frozenset[str]]
     expected_bytes: int
     files: Identities
+    details: RawDetails
+    exclude_dontdump: bool
 
     @property
     def missing_faults(self) -> bool:
@@ -47,15 +52,18 @@ class Survey:
         return any("um" in flags for flags in self.vm_flags.values())
 
 
-def survey(target: Target) -> Survey:
+def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
     """Read the memory layout of the running target.
 
+    :param exclude_dontdump: leave out MADV_DONTDUMP memory, and report it
     :raises ProcessGoneError: if it is gone
     :raises NotPermittedError: if we may not look at its memory
     """
     for _ in range(_TRIES):
         try:
-            return _survey(target.pid, target.root_fd)
+            return _survey(
+                target.pid, target.root_fd, exclude_dontdump=exclude_dontdump
+            )
         except OSError as error:
             # Open files of procfs are of the memory that an execve(2) takes away:
             # they answer ESRCH though the process is there.
@@ -73,12 +81,12 @@ def survey(target: Target) -> Survey:
     )
 
 
-def _survey(pid: int, root_fd: int) -> Survey:
+def _survey(pid: int, root_fd: int, *, exclude_dontdump: bool) -> Survey:
     maps = files.read_file(f"/proc/{pid}/maps")
     vm_flags = read_vm_flags(pid)
     mappings = parse_maps(maps)
-    wanted = select(mappings)
-    plan = plan_segments(wanted.mappings, vm_flags, scan_pages(pid, wanted, vm_flags))
+    wanted = select(mappings, vm_flags, exclude_dontdump=exclude_dontdump)
+    plan = plan_segments(wanted, vm_flags, scan_pages(pid, wanted, vm_flags))
     return Survey(
         maps=maps,
         mappings=mappings,
@@ -86,6 +94,8 @@ def _survey(pid: int, root_fd: int) -> Survey:
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
         files=identify(pid, root_fd, mappings),
+        details=read_details(pid),
+        exclude_dontdump=exclude_dontdump,
     )
 
 

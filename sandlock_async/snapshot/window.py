@@ -10,8 +10,9 @@ from sandlock_async.errors import CaptureError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel import files
-from sandlock_async.plan import plan_segments, select
+from sandlock_async.plan import VmFlags, plan_segments, select
 from sandlock_async.procfs.maps import Mapping, parse_maps
+from sandlock_async.snapshot.details import RawDetails, read_details
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import Facts, read_facts, read_fds
 from sandlock_async.snapshot.shared_memory import SharedMemory
@@ -30,7 +31,9 @@ class View:
     """What was seen through the window, besides memory."""
 
     facts: Facts
+    details: RawDetails
     mappings: list[Mapping]
+    vm_flags: VmFlags
 
 
 def look(
@@ -76,7 +79,7 @@ def _rehearse(pid: int, survey: Survey, source: DirectSource) -> None:
         files.read_file(f"/proc/{pid}/maps")
         if not any(raw.is_userfaultfd for raw in fds):
             pages = scan_pages(pid, survey.wanted, survey.vm_flags)
-            plan = plan_segments(survey.wanted.mappings, survey.vm_flags, pages)
+            plan = plan_segments(survey.wanted, survey.vm_flags, pages)
             source.copy(plan, SharedMemory())
     except (OSError, CaptureError):
         pass  # in the midst of an execve(2); what lasts, the window will tell
@@ -91,23 +94,27 @@ def _read(
     pid = target.pid
     # Traced now, so the number cannot pass to another process any more.
     target.check_same("freeze")
-    facts = read_facts(pid, group.tids)
+    facts = read_facts(pid, group.tids, target.machine)
     maps = files.read_file(f"/proc/{pid}/maps")
-    mappings, wanted = survey.mappings, survey.wanted
-    if maps != survey.maps:
-        mappings = parse_maps(maps)
-        wanted = select(mappings)
-    vm_flags = survey.vm_flags
-    if facts.has_userfaultfd or survey.missing_faults:
-        # Only such a program can have changed what the flags are read for.
+    mappings, wanted, vm_flags = survey.mappings, survey.wanted, survey.vm_flags
+    excluding = survey.exclude_dontdump
+    changed = maps != survey.maps
+    details = survey.details
+    if changed and files.read_file(f"/proc/{pid}/auxv") != details.auxv:
+        details = read_details(pid)  # it has called execve(2)
+    if facts.has_userfaultfd or survey.missing_faults or (changed and excluding):
+        # Only here can have changed what the flags are read for.
         vm_flags = read_vm_flags(pid)
+    if changed:
+        mappings = parse_maps(maps)
+        wanted = select(mappings, vm_flags, exclude_dontdump=excluding)
     shared = SharedMemory()
     try:
-        shared.open(pid, wanted.mappings, facts.fds)
+        shared.open(pid, wanted.shared, facts.fds)
         pages = scan_pages(pid, wanted, vm_flags)
-        plan = plan_segments(wanted.mappings, vm_flags, pages, shared.data)
+        plan = plan_segments(wanted, vm_flags, pages, shared.data)
     except BaseException:
         shared.close()
         raise
     source.copy(plan, shared)
-    return View(facts=facts, mappings=mappings)
+    return View(facts=facts, details=details, mappings=mappings, vm_flags=vm_flags)

@@ -29,7 +29,9 @@ async def test_what_a_capture_holds(sleeper: "subprocess.Popen[bytes]") -> None:
         assert state.pid == sleeper.pid
         assert state.exe == os.readlink(f"/proc/{sleeper.pid}/exe")
         assert state.cwd == os.getcwd()
-        assert state.threads == (sa.ThreadState(tid=sleeper.pid, regs=state.regs),)
+        (thread,) = state.threads
+        assert (thread.tid, thread.regs) == (sleeper.pid, state.regs)
+        assert thread.name == "sleep"
         assert [fd.fd for fd in checkpoint.fd_table] == sorted(
             int(fd) for fd in os.listdir(f"/proc/{sleeper.pid}/fd")
         )

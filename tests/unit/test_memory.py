@@ -8,8 +8,8 @@ from sandlock_async.model import MemoryMap
 from sandlock_async.plan import (
     Content,
     Pages,
+    Selection,
     Via,
-    Wanted,
     content_of,
     gaps,
     plan_segments,
@@ -29,8 +29,8 @@ def mapping(perms: str = "rw-p", path: str | None = None) -> Mapping:
     return Mapping(map=this, device=(0, 0), inode=inode, raw_path=b"")
 
 
-def wanted(perms: str = "rw-p", path: str | None = None) -> tuple[Wanted, ...]:
-    return select([mapping(perms, path)]).mappings
+def wanted(perms: str = "rw-p", path: str | None = None) -> Selection:
+    return select([mapping(perms, path)], {})
 
 
 #            ==~~==~~    two pages there, two not, …
@@ -130,6 +130,18 @@ def test_pages_are_cut_to_the_mapping_and_joined() -> None:
     assert pages.owned(35, 36) == [35, 36]
 
 
+def test_what_is_not_to_be_dumped_is_left_out_and_reported() -> None:
+    flags = {0: frozenset({"dd"})}
+
+    kept = select([mapping()], flags)
+    left_out = select([mapping()], flags, exclude_dontdump=True)
+
+    assert kept.whole
+    assert not kept.left_out
+    assert not left_out.whole
+    assert "DONTDUMP" in plan_segments(left_out, flags, OWN).skipped[0].reason
+
+
 def test_spans_hold_every_wanted_mapping() -> None:
     def at(start: int, end: int, perms: str = "rw-p") -> Mapping:
         path = "/data" if perms == "rw-s" else None
@@ -140,8 +152,8 @@ def test_spans_hold_every_wanted_mapping() -> None:
     small = [at(0, PAGE), at(PAGE, 2 * PAGE, "rw-s"), at(far, far + PAGE)]
     large = [at(0, PAGE), at(PAGE, 1 << 30, "rw-s"), at(far, far + PAGE)]
 
-    assert select(small).spans == ((0, far + PAGE),)
-    assert select(large).spans == ((0, PAGE), (far, far + PAGE))
+    assert select(small, {}).spans == ((0, far + PAGE),)
+    assert select(large, {}).spans == ((0, PAGE), (far, far + PAGE))
 
 
 ranges = st.lists(st.integers(0, 60), unique=True, max_size=20).map(
