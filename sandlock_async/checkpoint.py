@@ -49,7 +49,9 @@ class Checkpoint(Picture):
         :raises CheckpointExistsError: if something is there, without *replace*
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if it cannot be written
+        :raises TypeError: if the name is no string, or the policy or state no bytes
         """
+        check_content(self.name, self.policy, self.app_state)
         destination = absolute(path)
         files = find_format(format).encode(self.named(destination.name))
         async with (
@@ -75,6 +77,7 @@ class Checkpoint(Picture):
         :raises CheckpointNotFoundError: if there is no such directory
         :raises ImageCorruptError: naming the file that is missing or malformed
         :raises ImageVersionError: if it is of a version unknown here
+        :raises ImageError: if it cannot be read, for want of rights for instance
         """
         if verify:
             raise ValueError("verify=True is not available in this release")
@@ -130,6 +133,7 @@ async def list_checkpoints(store: StrPath) -> list[str]:
     """Return the names of the checkpoints in the folder *store*, sorted.
 
     :raises CheckpointNotFoundError: if there is no such folder
+    :raises ImageError: if it cannot be read
     """
     async with Workers() as workers:
         return await workers.run(find_checkpoints, absolute(store))
@@ -141,6 +145,20 @@ def absolute(path: StrPath) -> Path:
     if not found.name or found.name == "..":
         raise ValueError(f"{str(path)!r} does not name a checkpoint directory")
     return found
+
+
+def check_content(name: object, policy: object, app_state: object) -> None:
+    """Return if an image can hold these; None stands for a default, or nothing.
+
+    :raises TypeError: if *name* is no string, or another one no bytes
+    """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a string, not {type(name).__name__}")
+    for what, content in (("policy", policy), ("app_state", app_state)):
+        if content is not None and not isinstance(
+            content, bytes | bytearray | memoryview
+        ):
+            raise TypeError(f"{what} must be bytes, not {type(content).__name__}")
 
 
 def _parts(picture: Picture) -> tuple[object, ...]:

@@ -5,7 +5,9 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -207,6 +209,34 @@ def test_removed_while_it_is_read(image: Path, monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(sa.CheckpointNotFoundError):
         read(image)
+
+
+async def test_a_name_that_is_not_unicode(image: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff")
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        await replace(checkpoint, name="").save(path)
+        await checkpoint.save(path, replace=True)
+
+    assert os.listdir(os.fsencode(tmp_path)).count(b"\xff") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"name": 5}, "name must be a string, not int"),
+        ({"policy": "text"}, "policy must be bytes, not str"),
+        ({"policy": 7}, "policy must be bytes, not int"),
+        ({"app_state": "text"}, "app_state must be bytes, not str"),
+    ],
+)
+async def test_saving_what_no_image_holds(
+    image: Path, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        with pytest.raises(TypeError, match=what):
+            await replace(checkpoint, **change).save(tmp_path / "new" / "it")
+
+    assert not (tmp_path / "new").exists()
 
 
 async def test_a_closed_checkpoint(image: Path) -> None:
