@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -56,6 +57,10 @@ class Budget:
                     self._used -= wanted
                 self._grant()
 
+    def forget(self) -> None:
+        """Begin anew."""
+        Budget.__init__(self)
+
     def _grant(self) -> None:
         while self._waiting:
             first = self._waiting[0]
@@ -70,3 +75,6 @@ class Budget:
 
 BUDGET = Budget()
 """The one of this process."""
+
+# A child of fork(2) has none of the captures that hold its copy of the budget.
+os.register_at_fork(after_in_child=BUDGET.forget)

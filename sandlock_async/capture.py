@@ -12,15 +12,18 @@ from dataclasses import dataclass
 
 import anyio
 
+from sandlock_async.arguments import check_arguments
 from sandlock_async.budget import BUDGET, DEFAULT_LIMIT
 from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
 from sandlock_async.events import Committed, Event, Frozen, Progress, Thawed
+from sandlock_async.failure import exhaustion_explained
 from sandlock_async.image import find_format
 from sandlock_async.image.policy import DEFAULT_V1
 from sandlock_async.model import Picture, ProcessState
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
 from sandlock_async.snapshot.direct import Run
+from sandlock_async.snapshot.kept import Kept
 from sandlock_async.snapshot.spill import SpillFile
 from sandlock_async.snapshot.survey import Survey, survey
 from sandlock_async.store.buffers import Buffers
@@ -58,54 +61,55 @@ async def capture(
     :raises ValueError: if *target* is not a process
     """
     resolve_pid(target)
-    async with (
-        Workers() as workers,
-        _sighted(target, workers, DEFAULT_LIMIT) as sight,
-    ):
-        spilled: list[SpillFile] = []
-        opening = anyio.Lock()
-        buffers = Buffers(workers)
-
-        async def spill(_: Plan, index: int, runs: list[Run]) -> None:
-            async with opening:
-                if not spilled:
-                    file = await workers.acquire(SpillFile.close, SpillFile)
-                    spilled.append(file)
-            await workers.run(spilled[0].write, index, runs)
-
-        def release() -> None:
-            snapshot.source.close()
-            for file in spilled:
-                file.close()
-
-        try:
-            snapshot = await take_snapshot(
-                sight.target,
-                sight.survey,
-                room=sight.room,
-                timeout=timeout,
-                workers=workers,
-                buffers=buffers,
-                spill=spill,
-            )
-        except BaseException:
-            for file in spilled:
-                file.close()
-            raise
-        finally:
-            try:
-                await workers.drained()
-            finally:
-                buffers.close()
-        try:
-            state = snapshot.process_state(
-                _V1.holds, spilled[0].pieces if spilled else None
+    check_arguments(name=name, policy=policy, app_state=app_state, timeout=timeout)
+    kept = Kept()
+    try:
+        async with (
+            Workers() as workers,
+            _sighted(target, workers, DEFAULT_LIMIT) as sight,
+        ):
+            snapshot = await _to_memory(sight, workers, kept, timeout)
+            state = await workers.run(
+                snapshot.process_state, _V1.holds, kept.spilled_pieces
             )
             picture = _picture(state, snapshot, name, policy, app_state)
-        except BaseException:
-            release()
-            raise
-        return Checkpoint.of(picture, release, _V1.name)
+    except BaseException:
+        async with Workers() as workers:
+            await workers.run(kept.release)
+        raise
+    return Checkpoint.of(picture, kept.release, _V1.name)
+
+
+async def _to_memory(
+    sight: "_Sight", workers: Workers, kept: Kept, timeout: float
+) -> Snapshot:
+    """Take a snapshot; what does not fit the memory budget goes to a nameless file."""
+    opening = anyio.Lock()
+    buffers = Buffers(workers)
+
+    async def spill(_: Plan, index: int, runs: list[Run]) -> None:
+        async with opening:
+            if kept.spilled is None:
+                kept.spilled = await workers.acquire(SpillFile.close, SpillFile)
+        await workers.run(kept.spilled.write, index, runs)
+
+    try:
+        snapshot = await take_snapshot(
+            sight.target,
+            sight.survey,
+            room=sight.room,
+            timeout=timeout,
+            workers=workers,
+            buffers=buffers,
+            spill=spill,
+        )
+        kept.source = snapshot.source
+        return snapshot
+    finally:
+        try:
+            await workers.drained()
+        finally:
+            buffers.close()
 
 
 async def capture_to(
@@ -156,6 +160,7 @@ async def capture_to(
     pid = resolve_pid(target)
     destination = absolute(directory)
     layout = find_format(format)
+    check_arguments(name=name, policy=policy, app_state=app_state, timeout=timeout)
     _check_available(
         strategy=strategy,
         tree=tree,
@@ -189,7 +194,7 @@ async def capture_to(
                 captured = [segment.mapping.map for segment in plan.segments]
                 names.extend(layout.segment_names(captured))
             size = plan.segments[index].size
-            await draft.stream.write_runs(names[index], size, runs)
+            await draft.write_runs(names[index], size, runs)
 
         def frozen(threads: int) -> None:
             tell(Frozen(pid=pid, threads=threads, at=time.monotonic()))
@@ -210,10 +215,12 @@ async def capture_to(
                 frozen(snapshot.threads)
             thawed = time.monotonic()
             tell(Thawed(pid=pid, freeze_ms=snapshot.freeze_ms, at=thawed))
-            state = snapshot.process_state(layout.holds)
+            state = await workers.run(snapshot.process_state, layout.holds)
             picture = _picture(state, snapshot, name, policy, app_state)
             picture = picture.named(destination.name)
-            written = await draft.commit(layout.encode(picture))
+            files = await workers.run(layout.encode, picture)
+            written = await draft.commit(files)
+            captured = await workers.run(lambda: files.memory_bytes)
         finally:
             try:
                 await workers.drained()
@@ -230,8 +237,8 @@ async def capture_to(
         strategy="direct",
         reason=_reason(snapshot),
         threads=snapshot.threads,
-        segments=len(state.all_segments()),
-        captured_bytes=sum(len(segment.data) for segment in state.all_segments()),
+        segments=len(files.segments),
+        captured_bytes=captured,
         written_bytes=written,
         freeze_ms=snapshot.freeze_ms,
         total_ms=1e3 * (ended - began),
@@ -260,9 +267,11 @@ async def _sighted(
     target: object, workers: Workers, memory_limit: int
 ) -> AsyncGenerator[_Sight]:
     """Pin the target, look at its memory, and wait for room for a copy of it."""
-    opened = await workers.acquire(Target.close, open_target, target)
+    with exhaustion_explained(resolve_pid(target)):
+        opened = await workers.acquire(Target.close, open_target, target)
     with opened:
-        seen = await workers.run(survey, opened)
+        with exhaustion_explained(opened.pid):
+            seen = await workers.run(survey, opened)
         wanted = seen.expected_bytes + seen.expected_bytes // 8 + _GROWTH_BYTES
         async with BUDGET.reserved(wanted, memory_limit) as room:
             yield _Sight(opened, seen, room)

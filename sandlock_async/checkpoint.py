@@ -53,12 +53,13 @@ class Checkpoint(Picture):
         """
         check_content(self.name, self.policy, self.app_state)
         destination = absolute(path)
-        files = find_format(format).encode(self.named(destination.name))
+        layout = find_format(format)
         async with (
             Workers() as workers,
             drafted(destination, workers, replace=replace, durable=durable) as draft,
         ):
-            await draft.commit(files)
+            named = self.named(destination.name)
+            await draft.commit(await workers.run(layout.encode, named))
 
     @classmethod
     async def load(

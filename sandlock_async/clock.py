@@ -8,6 +8,10 @@ class Aborted(Exception):
     """The capture was cancelled while a thread worked on it; never leaves us."""
 
 
+_LONGEST_S = 1e6
+"""Locks wait no longer than some years (threading.TIMEOUT_MAX)."""
+
+
 class Deadline:
     """A point of the monotonic clock, and a flag that says: give up.
 
@@ -15,8 +19,8 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._at = time.monotonic() + seconds
+        self.seconds = min(seconds, _LONGEST_S)
+        self._at = time.monotonic() + self.seconds
         self._aborted = threading.Event()
 
     def abort(self) -> None:

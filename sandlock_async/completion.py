@@ -39,9 +39,14 @@ async def completed(
     return await _outlast(asyncio.wrap_future(future), on_cancel, patience)
 
 
-async def shielded(work: Awaitable[T]) -> T:
-    """Run *work* to its end in a task of its own, however often we are cancelled."""
-    return await _outlast(asyncio.ensure_future(work), lambda: None, None)
+async def shielded(
+    work: Awaitable[T], *, on_cancel: Callable[[], object] = lambda: None
+) -> T:
+    """Run *work* to its end in a task of its own, however often we are cancelled.
+
+    :param on_cancel: called at the first cancellation, to hurry the work along
+    """
+    return await _outlast(asyncio.ensure_future(work), on_cancel, None)
 
 
 def _retrieve(future: "asyncio.Future[T]") -> None:

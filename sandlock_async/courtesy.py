@@ -8,6 +8,7 @@ operation runs, a loop that turns out to be busy rests for a moment.
 """
 
 import asyncio
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,10 @@ class _Courtesy:
 
 
 _courtesies: dict[Any, _Courtesy] = {}
+
+
+# A child of fork(2) has none of the operations that are counted here.
+os.register_at_fork(after_in_child=_courtesies.clear)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from sandlock_async.errors import (
 from sandlock_async.kernel import files, libc, ptrace, wait
 from sandlock_async.procfs.stat import Stat, parse_stat
 from sandlock_async.procfs.status import parse_status
+from sandlock_async.threads import start_thread
 
 _EVENT_STOP = 128  # PTRACE_EVENT_STOP, linux/ptrace.h
 
@@ -200,8 +201,9 @@ class ThreadGroup:
                         wait.reap_thread(tid)
 
         name = f"sandlock-async-reaper-{self.pid}"
-        self._reaper = threading.Thread(target=reap, name=name, daemon=True)
-        self._reaper.start()
+        reaper = threading.Thread(target=reap, name=name, daemon=True)
+        start_thread(reaper)
+        self._reaper = reaper
 
     # -- freeze ----------------------------------------------------------------
 

@@ -26,6 +26,7 @@ _STEP_OVER_BYTES = 1 << 20
 """Unwanted mappings of that size are cheaper to step over than to scan."""
 
 VmFlags = Mapping[int, frozenset[str]]
+_NO_FLAGS: frozenset[str] = frozenset()
 
 
 class Content(Enum):
@@ -84,10 +85,12 @@ class Selection:
     :ivar mappings: the wanted ones, in address order
     :ivar spans: address ranges to scan, so that each of them lies in one; the kernel
         steps over what is not mapped by itself
+    :ivar ends: where each of them ends, by its start address
     """
 
     mappings: tuple[Wanted, ...]
     spans: tuple[tuple[int, int], ...]
+    ends: dict[int, int]
 
 
 def select(mappings: Sequence[maps.Mapping]) -> Selection:
@@ -115,7 +118,8 @@ def select(mappings: Sequence[maps.Mapping]) -> Selection:
                 via=Via.MEMORY if this.readable else Via.FORCED,
             )
         )
-    return Selection(mappings=tuple(found), spans=tuple(spans))
+    ends = {this.start: this.end for this in found}
+    return Selection(mappings=tuple(found), spans=tuple(spans), ends=ends)
 
 
 class SegmentPlan(NamedTuple):
@@ -172,9 +176,16 @@ class Pages:
 
     :param ranges: first addresses; addresses behind the last byte; and whether the
         pages are the process's own, not a file's
+    :ivar safe: by start address, what can be read, as flat ranges, of mappings where
+        a fault would go to a userfaultfd
     """
 
-    def __init__(self, ranges: tuple[list[int], list[int], list[bool]]) -> None:
+    def __init__(
+        self,
+        ranges: tuple[list[int], list[int], list[bool]],
+        safe: Mapping[int, list[int]] | None = None,
+    ) -> None:
+        self.safe = safe or {}
         self._starts, self._ends, owned = ranges
         own = [at for at, is_own in enumerate(owned) if is_own]
         self._own_starts = [self._starts[at] for at in own]
@@ -232,6 +243,8 @@ def plan_segments(
             there = pages.owned(this.start, this.end)
             if not there:
                 continue
+        elif "um" in vm_flags.get(this.start, _NO_FLAGS):
+            there = pages.safe[this.start]
         elif shared is not None and this.start in shared:
             there, via = shared[this.start], Via.SHARED
         else:
@@ -253,7 +266,7 @@ def plan_segments(
 
 def _why_absent(this: MemoryMap, vm_flags: VmFlags) -> str | None:
     """Return why absent pages cannot be had, None if they can."""
-    if "um" in vm_flags.get(this.start, frozenset()):
+    if "um" in vm_flags.get(this.start, _NO_FLAGS):
         return "pages that a userfaultfd handler has not supplied yet"
     if not this.private:
         return "shared memory that this process has not touched, and cannot be opened"

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from sandlock_async.threads import start_thread
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ class TracerThread(concurrent.futures.Executor):
         self._thread = threading.Thread(
             target=self._run, name=f"sandlock-async-tracer-{pid}", daemon=True
         )
-        self._thread.start()
+        start_thread(self._thread)
 
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs

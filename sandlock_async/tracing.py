@@ -5,16 +5,16 @@ the memory budget is handed on from there, under the freeze, piece by piece.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import anyio
-
 from sandlock_async.clock import Deadline
-from sandlock_async.completion import Overdue, completed, task_group
+from sandlock_async.completion import Overdue, completed, shielded, task_group
 from sandlock_async.errors import FreezeTimeoutError
+from sandlock_async.failure import exhaustion_explained
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel.memory import Arena
 from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
@@ -132,7 +132,8 @@ async def take_snapshot(
     :param on_frozen: told the number of threads, if anything is spilled
     :return: the snapshot; close its source when the bytes are no longer wanted
     """
-    arena = await workers.acquire(Arena.close, Arena, room)
+    with exhaustion_explained(target.pid):
+        arena = await workers.acquire(Arena.close, Arena, room)
     source: DirectSource | None = None
     stuck = False
     try:
@@ -142,7 +143,8 @@ async def take_snapshot(
         began = time.monotonic()
         held = ExitStack()
         with child_stops_silenced(), held:
-            tracer = TracerThread(target.pid)
+            with exhaustion_explained(target.pid):
+                tracer = TracerThread(target.pid)
             try:
                 view, threads = await _look(
                     tracer, group, deadline, target, seen, source, held
@@ -160,8 +162,14 @@ async def take_snapshot(
                 if stuck:
                     tracer.shutdown(wait=False)
                 else:
+                    # The end of the thread would let the target go as well, but not
+                    # hand over the signals that were caught in flight.
+                    tracer.submit(group.thaw)
                     await workers.run(tracer.shutdown)
-        await workers.run(source.open_late_files, target.pid, target.root_fd)
+        with exhaustion_explained(target.pid):
+            await workers.run(
+                source.read_mapped_files, target.pid, target.root_fd, seen.files
+            )
         source.trim()
     except BaseException:
         # A thread that is stuck may still write to the arena.
@@ -213,10 +221,17 @@ async def _spill_pending(
     buffers: Buffers,
     spill: Spill,
 ) -> None:
-    """Hand on what is pending, a few pieces at a time, and thaw the target."""
+    """Hand on what is pending, a few pieces at a time; then the target runs again.
 
-    def thaw() -> None:
+    The tracer's thread ends the freeze by itself when the time is over: the event
+    loop may be busy or gone by then, or a writer wait for a disk.
+    """
+    over = threading.Event()
+
+    def hold() -> None:
         try:
+            if not over.wait(deadline.left):
+                raise copy_overdue(group.pid, deadline)
             group.check_frozen()
         finally:
             group.thaw()
@@ -230,18 +245,31 @@ async def _spill_pending(
                 )
                 await spill(source.plan, piece.index, runs)
 
-    pieces = source.pending[::-1]
+    async def hand_on_all() -> None:
+        pieces = source.pending[::-1]
+        async with task_group() as tasks:
+            for _ in range(THREADS):
+                tasks.start_soon(hand_on, pieces)
+
+    loop = asyncio.get_running_loop()
+    work = loop.create_task(hand_on_all())
+
+    def stop_work(_: object = None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(work.cancel)
+
+    def give_up() -> None:
+        deadline.abort()
+        over.set()
+        stop_work()
+
+    held = tracer.submit(hold)
+    held.add_done_callback(stop_work)  # once the target runs there is no use in it
     try:
-        with anyio.fail_after(deadline.left):
-            async with task_group() as tasks:
-                for _ in range(THREADS):
-                    tasks.start_soon(hand_on, pieces)
-    except TimeoutError as error:
-        if isinstance(error, FreezeTimeoutError):
-            raise
-        raise copy_overdue(group.pid, deadline) from None
+        await shielded(work, on_cancel=give_up)
     finally:
-        await completed(tracer.submit(thaw))
+        over.set()
+        await completed(held)  # its error says more than that the work was cancelled
 
 
 def _stuck_error(pid: int, deadline: Deadline) -> FreezeTimeoutError:

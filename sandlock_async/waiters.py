@@ -68,7 +68,10 @@ def check_waiters(target: Target, loop: LoopFacts) -> None:
     :raises WaitConflictError: naming who it is, and the cure
     """
     conflict = (
-        _blocked_thread(target) or _signal_handler() or _loop_watcher(target, loop)
+        _blocked_thread(target)
+        or _signal_handler()
+        or _loop_watcher(target, loop)
+        or _multiprocessing(target)
     )
     if conflict is not None:
         reason, cure = conflict
@@ -129,6 +132,18 @@ def child_stops_silenced() -> Generator[None]:
             _silencers -= 1
             if _silencers == 0 and not _was_silent:
                 signals.silence_child_stops(silent=False)
+
+
+def _forget_captures() -> None:
+    global _silence, _silencers
+    _silence = threading.Lock()
+    if _silencers and not _was_silent:
+        signals.silence_child_stops(silent=False)
+    _silencers = 0
+
+
+# A child of fork(2) has none of the captures that are counted here.
+os.register_at_fork(after_in_child=_forget_captures)
 
 
 def _blocked_thread(target: Target) -> tuple[str, str] | None:
@@ -198,6 +213,18 @@ def _signal_handler() -> tuple[str, str] | None:
         f"the SIGCHLD handler {name!r} of this process may call waitpid()",
         "take the handler off during the capture (signal.signal(SIGCHLD, SIG_DFL)), "
         "or run the capture in another process (sandlock-async capture PID DIR)",
+    )
+
+
+def _multiprocessing(target: Target) -> tuple[str, str] | None:
+    # is_alive(), join() and active_children() of any thread poll with waitpid().
+    module = sys.modules.get("multiprocessing.process")
+    children = getattr(module, "_children", ())
+    if not any(child.pid == target.pid for child in tuple(children)):
+        return None
+    return (
+        "it is a child of multiprocessing, which polls its children",
+        "capture it from another process (sandlock-async capture PID DIR)",
     )
 
 

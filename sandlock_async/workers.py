@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from sandlock_async.completion import completed, shielded
 from sandlock_async.courtesy import courteous_loop
+from sandlock_async.threads import no_thread_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,7 +35,12 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """Start a call on one of the threads."""
-        future = super().submit(fn, *args, **kwargs)
+        try:
+            future = super().submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            if self._shutdown:
+                raise
+            raise no_thread_error() from error
         self._outstanding.add(future)
         future.add_done_callback(self._outstanding.discard)
         return future

@@ -20,6 +20,11 @@ class ImageFiles:
     small: dict[str, bytes]
     segments: tuple[tuple[str, MemorySegment], ...]
 
+    @property
+    def memory_bytes(self) -> int:
+        """Length of all memory files together, holes included."""
+        return sum(len(segment.data) for _, segment in self.segments)
+
 
 class Encode(Protocol):
     """Lays a picture out as files."""

@@ -117,7 +117,17 @@ class Pagemap:
                     if error.errno not in (errno.ENOTTY, errno.EINVAL):
                         raise
                     self._scan = False
-            self._scan_entries(start, end, found)
+            self._scan_entries(start, end, found, markers=True)
+        return found
+
+    def scan_without_markers(self, start: int, end: int) -> "PageRanges":
+        """Return the same of one range, entry by entry, less what has no page.
+
+        A write-protection marker of a userfaultfd (``UFFD_FEATURE_WP_UNPOPULATED``)
+        looks like a swapped page; to read it is a fault that its handler may get.
+        """
+        found = PageRanges([], [], [])
+        self._scan_entries(start, end, found, markers=False)
         return found
 
     def _scan_fast(self, start: int, end: int, found: "PageRanges") -> None:
@@ -134,18 +144,21 @@ class Pagemap:
             found.owned.extend([not is_file for is_file in regions[2::3]])
             start = arg.start = arg.walk_end
 
-    def _scan_entries(self, start: int, end: int, found: "PageRanges") -> None:
+    def _scan_entries(
+        self, start: int, end: int, found: "PageRanges", *, markers: bool
+    ) -> None:
         page = mmap.PAGESIZE
         starts, ends, owned = found
         position = start
         while position < end:
-            # One u64 a page; bit 63 present, bit 62 swapped, bit 61 of a file.
+            # One u64 a page; bit 63 present, 62 swapped, 61 of a file, 57 write-
+            # protected by a userfaultfd.
             pages = min((end - position) // page, 1 << 16)
             entries = array("Q", os.pread(self._fd, 8 * pages, position // page * 8))
             if not entries:
                 break
             for index, entry in enumerate(entries):
-                if entry >> 62:
+                if entry >> 62 and (markers or entry >> 63 or not entry >> 57 & 1):
                     address = position + index * page
                     own = not entry >> 61 & 1
                     if ends and ends[-1] == address and owned[-1] is own:

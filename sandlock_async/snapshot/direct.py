@@ -5,8 +5,7 @@ What fits the arena is copied there and the target can run on at once. The rest 
 """
 
 import concurrent.futures
-import mmap
-import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,8 @@ from sandlock_async.kernel.memory import Arena
 from sandlock_async.model import MemorySegment, Skipped
 from sandlock_async.plan import Plan, SegmentPlan, Via, gaps
 from sandlock_async.snapshot.copying import Copier
-from sandlock_async.snapshot.late_files import open_mapped_file
+from sandlock_async.snapshot.mapped_files import Identities, MappedFiles
 from sandlock_async.snapshot.pieces import (
-    FileBacking,
     MemoryBacking,
     Piece,
     PiecedData,
@@ -64,9 +62,7 @@ class DirectSource:
         self._shared = SharedMemory()
         self._places: list[_Place] = []
         self._unreadable: list[tuple[int, int]] = []
-        self._late_fds: list[int] = []
-        self._late_pieces: dict[int, list[Piece]] = {}
-        self._late_skipped: list[Skipped] = []
+        self._files: MappedFiles | None = None
         self.pending: list[Pending] = []
 
     def copy(self, plan: Plan, shared: SharedMemory) -> None:
@@ -134,38 +130,15 @@ class DirectSource:
         self._unreadable += bad
         return runs
 
-    def open_late_files(self, pid: int, root_fd: int) -> None:
-        """Open the files of pages that were mapped but never touched.
+    def read_mapped_files(self, pid: int, root_fd: int, before: Identities) -> None:
+        """Find the pages that were mapped from a file but never touched.
 
         Call after the thaw; it may wait for a disk.
-        """
-        for index, segment in enumerate(self._plan.segments):
-            if not segment.from_file:
-                continue
-            opened = open_mapped_file(pid, root_fd, segment.mapping)
-            if isinstance(opened, str):
-                self._skip_late(segment, segment.from_file, opened)
-            elif opened is not None:
-                self._late_fds.append(opened)
-                shift = segment.mapping.map.offset - segment.start
-                page = mmap.PAGESIZE
-                end = -(-os.fstat(opened).st_size // page) * page - shift
-                inside, past = _split_at(segment.from_file, end)
-                self._skip_late(segment, past, "past the end of the mapped file")
-                backing = FileBacking(opened)
-                self._late_pieces[index] = [
-                    Piece(
-                        low - segment.start, high - segment.start, backing, low + shift
-                    )
-                    for low, high in _pairs(inside)
-                ]
 
-    def _skip_late(self, segment: SegmentPlan, flat: list[int], reason: str) -> None:
-        path = segment.mapping.map.path
-        self._late_skipped += [
-            Skipped(start=start, end=end, path=path, reason=reason)
-            for start, end in _pairs(flat)
-        ]
+        :param before: which files they were before the freeze
+        """
+        self._files = MappedFiles(pid, root_fd, before)
+        self._files.read(enumerate(self._plan.segments))
 
     def segments(
         self, streamed: dict[int, list[Piece]] | None = None
@@ -175,9 +148,11 @@ class DirectSource:
         :param streamed: pieces by segment number, where pending ones are now
         """
         found: list[MemorySegment] = []
+        unreadable = sorted(self._unreadable)
+        files = self._files.pieces if self._files is not None else {}
         for index, segment in enumerate(self._plan.segments):
-            pieces = self._memory_pieces(segment, self._placed()[index])
-            more = [*self._late_pieces.get(index, ()), *(streamed or {}).get(index, ())]
+            pieces = self._memory_pieces(segment, self._placed()[index], unreadable)
+            more = [*files.get(index, ()), *(streamed or {}).get(index, ())]
             if more:
                 pieces = sorted([*pieces, *more], key=lambda piece: piece.start)
             found.append(
@@ -189,16 +164,20 @@ class DirectSource:
 
     def skipped(self) -> tuple[Skipped, ...]:
         """Return what is not in the image though it should be, with reasons."""
-        reasons = [*self._plan.skipped, *self._late_skipped]
-        for start, end in _merged(self._unreadable):
-            segment = next(
-                segment
-                for segment in self._plan.segments
-                if segment.start <= start < segment.start + segment.size
-            )
-            path = segment.mapping.map.path
+        reasons = list(self._plan.skipped)
+        if self._files is not None:
+            reasons += self._files.skipped
+        starts = [segment.start for segment in self._plan.segments]
+        by_segment: dict[int, list[tuple[int, int]]] = {}
+        for page in self._unreadable:
+            by_segment.setdefault(bisect_right(starts, page[0]) - 1, []).append(page)
+        for index, pages in by_segment.items():
+            path = self._plan.segments[index].mapping.map.path
             reason = "the kernel cannot read it (guard, device or failed page)"
-            reasons.append(Skipped(start=start, end=end, path=path, reason=reason))
+            reasons += [
+                Skipped(start=start, end=end, path=path, reason=reason)
+                for start, end in _merged(pages)
+            ]
         return tuple(sorted(reasons, key=lambda skipped: skipped.start))
 
     @property
@@ -213,9 +192,8 @@ class DirectSource:
 
     def close(self) -> None:
         """Close the files that were opened late, and give the memory back."""
-        fds, self._late_fds = self._late_fds, []
-        for fd in fds:
-            os.close(fd)
+        if self._files is not None:
+            self._files.close()
         self._shared.close()
         self._backing.release()
         self._arena.close()
@@ -246,16 +224,20 @@ class DirectSource:
                 concurrent.futures.wait([helper])
             self._unreadable += helper.result()
 
-    def _memory_pieces(self, segment: SegmentPlan, place: "_Place") -> list[Piece]:
+    def _memory_pieces(
+        self,
+        segment: SegmentPlan,
+        place: "_Place",
+        unreadable: list[tuple[int, int]],
+    ) -> list[Piece]:
         offset = place.offset
-        holes = [
-            hole
-            for hole in _merged(self._unreadable)
-            if segment.start <= hole[0] < segment.start + segment.size
-        ]
         pieces: list[Piece] = []
         for start, end in _pairs(place.inside):
-            cut = [edge for hole in holes if start <= hole[0] < end for edge in hole]
+            low, high = (
+                bisect_left(unreadable, (start,)),
+                bisect_left(unreadable, (end,)),
+            )
+            cut = [edge for hole in unreadable[low:high] for edge in hole]
             for low, high in gaps(cut, start, end):
                 pieces.append(
                     Piece(
@@ -315,12 +297,6 @@ def _split(flat: list[int], size: int) -> tuple[list[int], list[int]]:
             return head, [start + size, end, *tail]
         size -= end - start
     return flat, []
-
-
-def _split_at(flat: list[int], address: int) -> tuple[list[int], list[int]]:
-    """Cut flat ranges in two: what lies below *address*, and the rest."""
-    below = sum(max(min(end, address) - start, 0) for start, end in _pairs(flat))
-    return _split(flat, below)
 
 
 def _pieces(index: int, flat: list[int]) -> Iterator[Pending]:

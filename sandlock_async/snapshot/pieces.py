@@ -38,6 +38,19 @@ class MemoryBacking(Backing):
         self._view.release()
 
 
+class BytesBacking(Backing):
+    """A few bytes of their own."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self._content[offset : offset + len(buffer)]
+
+    def view(self, offset: int, size: int) -> memoryview | None:
+        return memoryview(self._content)[offset : offset + size]
+
+
 class FileBacking(Backing):
     """Bytes of an open file. A read past its end gives zeros, as a hole would."""
 

@@ -3,7 +3,11 @@
 import os
 import tempfile
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 
+from sandlock_async.errors import StoreError
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.pieces import FileBacking, Piece
 
@@ -15,7 +19,8 @@ class SpillFile:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        with self._explained():
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._backing = FileBacking(self._file.fileno())
         self._lock = threading.Lock()
         self._end = 0
@@ -29,10 +34,25 @@ class SpillFile:
                 piece = Piece(start, start + len(run), self._backing, offset)
                 self.pieces.setdefault(index, []).append(piece)
             view = run
-            while view:
-                count = os.pwrite(self._file.fileno(), view, offset)
-                offset += count
-                view = view[count:]
+            with self._explained():
+                while view:
+                    count = os.pwrite(self._file.fileno(), view, offset)
+                    offset += count
+                    view = view[count:]
+
+    @staticmethod
+    @contextmanager
+    def _explained() -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"what exceeds the memory budget could not be put in a temporary file: "
+                f"{error.strerror or error}",
+                path=Path(os.environ.get("TMPDIR", "/tmp")),
+                help="free some space there, or set TMPDIR to another directory; "
+                "capture_to() needs none",
+            ) from error
 
     def close(self) -> None:
         """Let the file go; closing twice does nothing."""

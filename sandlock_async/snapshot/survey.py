@@ -7,13 +7,14 @@ and read again under the freeze only where they can matter.
 import time
 from dataclasses import dataclass
 
-from sandlock_async.denial import explain_denial
-from sandlock_async.errors import NotPermittedError, ProcessGoneError, UncapturableError
+from sandlock_async.errors import UncapturableError
+from sandlock_async.failure import translate
 from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
 from sandlock_async.kernel.pagemap import Pagemap
-from sandlock_async.plan import Pages, Selection, plan_segments, select
+from sandlock_async.plan import Pages, Selection, VmFlags, plan_segments, select
 from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
+from sandlock_async.snapshot.mapped_files import Identities, identify
 from sandlock_async.target import Target, read_stat
 
 _PHASE = "prepare"
@@ -30,6 +31,7 @@ class Survey:
     :ivar wanted: those of them that may have content for an image
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
+    :ivar files: which files are mapped
     """
 
     maps: bytes
@@ -37,6 +39,7 @@ class Survey:
     wanted: Selection
     vm_flags: dict[int, frozenset[str]]
     expected_bytes: int
+    files: Identities
 
     @property
     def missing_faults(self) -> bool:
@@ -52,7 +55,7 @@ def survey(target: Target) -> Survey:
     """
     for _ in range(_TRIES):
         try:
-            return _survey(target.pid)
+            return _survey(target.pid, target.root_fd)
         except OSError as error:
             # Open files of procfs are of the memory that an execve(2) takes away:
             # they answer ESRCH though the process is there.
@@ -70,28 +73,38 @@ def survey(target: Target) -> Survey:
     )
 
 
-def _survey(pid: int) -> Survey:
+def _survey(pid: int, root_fd: int) -> Survey:
     maps = files.read_file(f"/proc/{pid}/maps")
     vm_flags = read_vm_flags(pid)
     mappings = parse_maps(maps)
     wanted = select(mappings)
-    plan = plan_segments(wanted.mappings, vm_flags, scan_pages(pid, wanted))
+    plan = plan_segments(wanted.mappings, vm_flags, scan_pages(pid, wanted, vm_flags))
     return Survey(
         maps=maps,
         mappings=mappings,
         wanted=wanted,
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
+        files=identify(pid, root_fd, mappings),
     )
 
 
-def scan_pages(pid: int, wanted: Selection) -> Pages:
+def scan_pages(pid: int, wanted: Selection, vm_flags: VmFlags) -> Pages:
     """Return the pages of mappings that are present or swapped out.
 
+    :param vm_flags: their flags, which say where a userfaultfd has to be minded
     :raises OSError: if ``/proc/PID/pagemap`` cannot be read
     """
     with Pagemap(pid) as pagemap:
-        return Pages(pagemap.scan(wanted.spans))
+        ranges = pagemap.scan(wanted.spans)
+        safe = {
+            start: Pages(
+                pagemap.scan_without_markers(start, wanted.ends[start])
+            ).populated(start, wanted.ends[start])
+            for start, flags in vm_flags.items()
+            if "um" in flags and start in wanted.ends
+        }
+        return Pages(ranges, safe)
 
 
 def read_vm_flags(pid: int) -> dict[int, frozenset[str]]:
@@ -103,14 +116,3 @@ def read_vm_flags(pid: int) -> dict[int, frozenset[str]]:
     """
     with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
         return parse_vm_flags(file.readall())
-
-
-def translate(
-    error: OSError, pid: int, phase: str
-) -> ProcessGoneError | NotPermittedError | UncapturableError | OSError:
-    """Return what an error of a file below ``/proc/PID`` means."""
-    if files.is_gone(error):
-        return ProcessGoneError(pid, phase)
-    if isinstance(error, PermissionError):
-        return explain_denial(pid, pid, read_stat(pid, phase))
-    return error

@@ -7,6 +7,7 @@ read now; nothing is parsed that can be parsed later, and nothing written.
 from dataclasses import dataclass
 
 from sandlock_async.errors import CaptureError
+from sandlock_async.failure import translate
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel import files
 from sandlock_async.plan import plan_segments, select
@@ -18,7 +19,6 @@ from sandlock_async.snapshot.survey import (
     Survey,
     read_vm_flags,
     scan_pages,
-    translate,
 )
 from sandlock_async.target import Target
 
@@ -52,11 +52,10 @@ def look(
         group.freeze()
         view = _read(target, group, survey, source)
         group.check_frozen()
-    except OSError as error:
+    except BaseException as error:
         group.thaw()
-        raise translate(error, target.pid, "snapshot") from error
-    except BaseException:
-        group.thaw()
+        if isinstance(error, OSError) and not isinstance(error, CaptureError):
+            raise translate(error, target.pid, "snapshot") from error
         raise
     if not source.pending:
         group.thaw()
@@ -76,7 +75,7 @@ def _rehearse(pid: int, survey: Survey, source: DirectSource) -> None:
         fds = read_fds(pid)
         files.read_file(f"/proc/{pid}/maps")
         if not any(raw.is_userfaultfd for raw in fds):
-            pages = scan_pages(pid, survey.wanted)
+            pages = scan_pages(pid, survey.wanted, survey.vm_flags)
             plan = plan_segments(survey.wanted.mappings, survey.vm_flags, pages)
             source.copy(plan, SharedMemory())
     except (OSError, CaptureError):
@@ -105,9 +104,8 @@ def _read(
     shared = SharedMemory()
     try:
         shared.open(pid, wanted.mappings, facts.fds)
-        plan = plan_segments(
-            wanted.mappings, vm_flags, scan_pages(pid, wanted), shared.data
-        )
+        pages = scan_pages(pid, wanted, vm_flags)
+        plan = plan_segments(wanted.mappings, vm_flags, pages, shared.data)
     except BaseException:
         shared.close()
         raise

@@ -11,7 +11,7 @@ from sandlock_async.image.files import ImageFiles
 from sandlock_async.store.buffers import Buffers
 from sandlock_async.store.refusals import store_error
 from sandlock_async.store.stage import Stage
-from sandlock_async.store.stream import SegmentStream
+from sandlock_async.store.stream import Run, SegmentStream
 from sandlock_async.workers import Workers
 
 
@@ -39,18 +39,32 @@ class Draft:
             for name, content in small.items():
                 stage.write(name, content)
 
-        try:
+        async with self._translated(lambda: files.memory_bytes):
             await self._workers.run(write_metadata)
             await self.stream.write_all(files.segments)
             await self._workers.run(stage.commit, meta)
+        return stage.written_bytes + self.stream.written_bytes
+
+    async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
+        """Write some bytes of the memory file *name*, of *size* bytes in all.
+
+        :raises NoSpaceError: if the disk is full
+        :raises StoreError: if it cannot be written
+        """
+        async with self._translated(lambda: size):
+            await self.stream.write_runs(name, size, runs)
+
+    @asynccontextmanager
+    async def _translated(self, needed: Callable[[], int]) -> AsyncGenerator[None]:
+        try:
+            yield
         except SandlockAsyncError:
             raise
         except OSError as error:
-            needed = sum(len(segment.data) for _, segment in files.segments)
+            size = await self._workers.run(needed)
             raise await self._workers.run(
-                store_error, error, stage.destination, needed
+                store_error, error, self.stage.destination, size
             ) from error
-        return stage.written_bytes + self.stream.written_bytes
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 256 << 10
 """Segments up to this size are written together."""
 
+File = tuple[str, MemorySegment]
 Range = tuple[int, int]
 Run = tuple[int, memoryview]
 
@@ -53,13 +54,13 @@ class SegmentStream:
         self.written_bytes: int = 0
         self._slots = asyncio.Semaphore(THREADS)
 
-    async def write_all(self, files: Sequence[tuple[str, MemorySegment]]) -> None:
+    async def write_all(self, files: Sequence[File]) -> None:
         """Write every segment to its file; a file may hold a part of it already.
 
         :raises OSError: as the file system says
         """
-        small = [file for file in files if len(file[1].data) <= SMALL_BYTES]
-        large = [file for file in files if len(file[1].data) > SMALL_BYTES]
+        # A process may have 65,530 mappings (vm.max_map_count), or more.
+        small, large = await self._workers.run(_partition, files)
         async with task_group() as group:
             if small:
                 group.start_soon(self._write_small, small)
@@ -75,7 +76,7 @@ class SegmentStream:
         self.written_bytes += count
         self._tell(count)
 
-    async def _write_small(self, files: list[tuple[str, MemorySegment]]) -> None:
+    async def _write_small(self, files: list[File]) -> None:
         def write() -> int:
             total = 0
             for name, segment in files:
@@ -130,6 +131,12 @@ class SegmentStream:
                     _copy_group, file.fileno(), data, group, buffer.view
                 )
         self._on_bytes(size)
+
+
+def _partition(files: Sequence[File]) -> tuple[list[File], list[File]]:
+    small = [file for file in files if len(file[1].data) <= SMALL_BYTES]
+    large = [file for file in files if len(file[1].data) > SMALL_BYTES]
+    return small, large
 
 
 def _copy_group(

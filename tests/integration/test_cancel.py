@@ -61,6 +61,23 @@ async def test_two_hundred_cancelled_twice(
         assert checkpoint.process_state.pid == tracee.pid
 
 
+async def test_in_memory_captures_cancelled(spawn: Callable[..., Tracee]) -> None:
+    tracee = spawn("big.py", 4 << 20, 1)
+    chance = random.Random(11)
+    began = time.monotonic()
+    async with await sa.capture(tracee.pid):
+        usual = time.monotonic() - began
+
+    for _ in range(100):
+        task = asyncio.ensure_future(sa.capture(tracee.pid))
+        await asyncio.sleep(chance.random() * 1.2 * usual)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await task).aclose()
+
+    tracee.check_runs_on()
+
+
 async def test_anyio_scopes_and_timeouts(
     spawn: Callable[..., Tracee], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,7 @@ async def test_pages_that_cannot_be_read(
     uffd, guarded = tracee.status[FIRST], tracee.status[SECOND]
     secret, file = tracee.status[SECOND + 2], tracee.status[SECOND + 3]
     assert "userfaultfd" in skipped[uffd + 4096].reason
+    assert skipped[uffd + 4096].end == uffd + 3 * 4096
     assert "end of the mapped file" in skipped[file + 4096].reason
     if tracee.status[SECOND + 1]:
         assert skipped[guarded + 4096].end == guarded + 2 * 4096
@@ -235,6 +237,79 @@ async def test_killed_while_frozen(
 
     assert not (tmp_path / "it").exists()
     assert tracee.process.wait() == -signal.SIGKILL
+
+
+async def test_a_loop_that_does_not_come_back(
+    tmp_path: Path, spawn: Callable[..., Tracee]
+) -> None:
+    # GIVEN an application that keeps the event loop for longer than the timeout
+    tracee = spawn("big.py", 64 << 20, 1)
+    thawed: list[bool] = []
+
+    def block(event: sa.Event) -> None:
+        if isinstance(event, sa.Progress) and not thawed:
+            before, deadline = tracee.status[PROGRESS], time.monotonic() + 20
+            while tracee.status[PROGRESS] == before:
+                assert time.monotonic() < deadline, "frozen as long as the loop"
+            thawed.append(True)
+
+    with pytest.raises(sa.FreezeTimeoutError):
+        await sa.capture_to(
+            tracee.pid, tmp_path / "it", memory_limit=0, timeout=0.5, on_event=block
+        )
+
+    assert thawed
+    tracee.check_runs_on()
+
+
+async def test_an_event_handler_that_fails(
+    tmp_path: Path, spawn: Callable[..., Tracee]
+) -> None:
+    tracee = spawn("signals")
+
+    def fail(event: sa.Event) -> None:
+        if isinstance(event, sa.Frozen):
+            raise ZeroDivisionError
+
+    for _ in range(TIMES):
+        with pytest.raises(ZeroDivisionError):
+            await sa.capture_to(
+                tracee.pid, tmp_path / "it", memory_limit=0, on_event=fail
+            )
+
+    sent = tracee.status[FIRST]
+    until(lambda: tracee.status[PROGRESS] >= sent, "every signal to arrive")
+    tracee.check_runs_on()
+
+
+async def test_a_mapped_file_that_is_written_to(
+    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    # GIVEN a program with a private, writable mapping of a file, never touched
+    data = tmp_path / "data"
+    data.write_bytes(b"A" * (1 << 20))
+    code = f"""
+import mmap, sys
+with open({str(data)!r}, "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE)
+print("ready", flush=True); sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        async with await sa.capture(process) as checkpoint:
+            (segment,) = [
+                this
+                for this in checkpoint.process_state.memory_data
+                if len(this.data) == 1 << 20
+            ]
+            assert segment.data[:4] == b"AAAA"
+            data.write_bytes(b"B" * (1 << 20))
+            with pytest.raises(sa.UncapturableError, match="written to"):
+                bytes(segment.data)
+        process.communicate()
 
 
 async def test_no_such_process(sleeper: "subprocess.Popen[bytes]") -> None:

@@ -1,6 +1,7 @@
 """Who waits for the target in this very process must not take its stop for an exit."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -122,6 +123,19 @@ async def test_popen_poll_in_a_thread(sleeper: "subprocess.Popen[bytes]") -> Non
         over.set()
         thread.join()
     assert sleeper.returncode is None
+
+
+async def test_a_child_of_multiprocessing() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=signal.pause)
+    process.start()
+    try:
+        with pytest.raises(sa.WaitConflictError, match="multiprocessing"):
+            await sa.capture(process)
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
+        process.close()
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
 """Waiting to the end, sharing memory, leaving no thread."""
 
 import asyncio
+import math
 import os
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+import sandlock_async as sa
 from sandlock_async import courtesy
-from sandlock_async.budget import Budget
+from sandlock_async.budget import BUDGET, Budget
 from sandlock_async.completion import Overdue, completed
 from sandlock_async.courtesy import courteous_loop
 from sandlock_async.tracer import TracerThread
@@ -150,6 +154,38 @@ async def test_the_budget_is_first_come_first_served() -> None:
     await asyncio.gather(*tasks)
 
     assert budget.used_bytes == 0
+
+
+async def test_a_child_of_fork_begins_anew() -> None:
+    async with BUDGET.reserved(1000, 1000):
+        pid = os.fork()
+        if not pid:
+            os._exit(BUDGET.used_bytes or len(courtesy._courtesies))
+        _, status = os.waitpid(pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ({"name": 5}, TypeError),
+        ({"policy": "text"}, TypeError),
+        ({"policy": 7}, TypeError),
+        ({"app_state": [1]}, TypeError),
+        ({"timeout": "1"}, TypeError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": -1.0}, ValueError),
+        ({"timeout": math.nan}, ValueError),
+    ],
+)
+async def test_wrong_arguments(
+    option: dict[str, Any], error: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=next(iter(option))):
+        await sa.capture(1, **option)
+    with pytest.raises(error, match=next(iter(option))):
+        await sa.capture_to(1, tmp_path / "it", **option)
 
 
 async def test_a_waiter_that_is_cancelled_gives_way() -> None:

@@ -57,7 +57,9 @@ def test_absent_file_pages_are_read_later() -> None:
 
 
 def test_absent_userfaultfd_pages_are_skipped() -> None:
-    plan = plan_segments(wanted(), {0: frozenset({"um"})}, OWN)
+    pages = Pages(([], [], []), safe={0: POPULATED})
+
+    plan = plan_segments(wanted(), {0: frozenset({"um"})}, pages)
 
     assert [(this.start, this.end) for this in plan.skipped] == ABSENT
     assert all("userfaultfd" in this.reason for this in plan.skipped)

@@ -1,0 +1,49 @@
+"""What an error of the operating system means for a capture."""
+
+import errno
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sandlock_async.denial import explain_denial
+from sandlock_async.errors import (
+    CaptureError,
+    ProcessGoneError,
+    SandlockAsyncError,
+    UncapturableError,
+)
+from sandlock_async.kernel import files
+from sandlock_async.target import read_stat
+
+_CURES = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or close some",
+    errno.ENFILE: "the whole system has too many open files",
+    errno.ENOMEM: "lower memory_limit, or raise the limit of memory (ulimit -v)",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
+}
+
+
+def translate(error: OSError, pid: int, phase: str) -> CaptureError:
+    """Return the typed error for one of a file below ``/proc/PID``, or of our own."""
+    if files.is_gone(error):
+        return ProcessGoneError(pid, phase)
+    if isinstance(error, PermissionError):
+        return explain_denial(pid, pid, read_stat(pid, phase))
+    return UncapturableError(
+        f"process {pid} could not be captured: {error.strerror or error}",
+        pid=pid,
+        phase=phase,
+        help=_CURES.get(error.errno or 0, ""),
+    )
+
+
+@contextmanager
+def exhaustion_explained(pid: int) -> Generator[None]:
+    """Say it in our own words when we run out of files, memory or threads."""
+    try:
+        yield
+    except SandlockAsyncError:
+        raise
+    except OSError as error:
+        if error.errno not in _CURES:
+            raise
+        raise translate(error, pid, "prepare") from error
