@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from sandlock_async.arguments import check_content
 from sandlock_async.image import find_format
 from sandlock_async.image.reader import read_image
 from sandlock_async.model import Picture
@@ -51,7 +52,7 @@ class Checkpoint(Picture):
         :raises StoreError: if it cannot be written
         :raises TypeError: if the name is no string, or the policy or state no bytes
         """
-        check_content(self.name, self.policy, self.app_state)
+        check_content(name=self.name, policy=self.policy, app_state=self.app_state)
         destination = absolute(path)
         layout = find_format(format)
         async with (
@@ -146,20 +147,6 @@ def absolute(path: StrPath) -> Path:
     if not found.name or found.name == "..":
         raise ValueError(f"{str(path)!r} does not name a checkpoint directory")
     return found
-
-
-def check_content(name: object, policy: object, app_state: object) -> None:
-    """Return if an image can hold these; None stands for a default, or nothing.
-
-    :raises TypeError: if *name* is no string, or another one no bytes
-    """
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"name must be a string, not {type(name).__name__}")
-    for what, content in (("policy", policy), ("app_state", app_state)):
-        if content is not None and not isinstance(
-            content, bytes | bytearray | memoryview
-        ):
-            raise TypeError(f"{what} must be bytes, not {type(content).__name__}")
 
 
 def _parts(picture: Picture) -> tuple[object, ...]:

@@ -223,10 +223,10 @@ async def test_a_name_that_is_not_unicode(image: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"name": 5}, "name must be a string, not int"),
-        ({"policy": "text"}, "policy must be bytes, not str"),
-        ({"policy": 7}, "policy must be bytes, not int"),
-        ({"app_state": "text"}, "app_state must be bytes, not str"),
+        ({"name": 5}, "name must be a string, not 5"),
+        ({"policy": "text"}, "policy must be bytes, not 'text'"),
+        ({"policy": 7}, "policy must be bytes, not 7"),
+        ({"app_state": "text"}, "app_state must be bytes, not 'text'"),
     ],
 )
 async def test_saving_what_no_image_holds(
