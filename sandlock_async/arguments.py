@@ -9,12 +9,20 @@ def check_arguments(
     :raises TypeError: naming the one that is of another type
     :raises ValueError: if the timeout is no time
     """
+    check_content(name=name, policy=policy, app_state=app_state)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    if not timeout > 0:  # nor is nan
+        raise ValueError(f"timeout must be more than 0 seconds, but is {timeout!r}")
+
+
+def check_content(*, name: object, policy: object, app_state: object) -> None:
+    """Return if an image can hold these; None stands for a default, or nothing.
+
+    :raises TypeError: if the name is no string, or another one no bytes
+    """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a string, not {name!r}")
     for what, value in (("policy", policy), ("app_state", app_state)):
         if value is not None and not isinstance(value, bytes | bytearray | memoryview):
             raise TypeError(f"{what} must be bytes, not {value!r}")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-    if not timeout > 0:  # nor is nan
-        raise ValueError(f"timeout must be more than 0 seconds, but is {timeout!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from sandlock_async.arguments import check_content
 from sandlock_async.image import find_format
 from sandlock_async.image.reader import read_image
 from sandlock_async.model import Picture
@@ -49,7 +50,9 @@ class Checkpoint(Picture):
         :raises CheckpointExistsError: if something is there, without *replace*
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if it cannot be written
+        :raises TypeError: if the name is no string, or the policy or state no bytes
         """
+        check_content(name=self.name, policy=self.policy, app_state=self.app_state)
         destination = absolute(path)
         layout = find_format(format)
         async with (
@@ -76,6 +79,7 @@ class Checkpoint(Picture):
         :raises CheckpointNotFoundError: if there is no such directory
         :raises ImageCorruptError: naming the file that is missing or malformed
         :raises ImageVersionError: if it is of a version unknown here
+        :raises ImageError: if it cannot be read, for want of rights for instance
         """
         if verify:
             raise ValueError("verify=True is not available in this release")
@@ -131,6 +135,7 @@ async def list_checkpoints(store: StrPath) -> list[str]:
     """Return the names of the checkpoints in the folder *store*, sorted.
 
     :raises CheckpointNotFoundError: if there is no such folder
+    :raises ImageError: if it cannot be read
     """
     async with Workers() as workers:
         return await workers.run(find_checkpoints, absolute(store))

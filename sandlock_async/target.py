@@ -1,5 +1,6 @@
 """The process that is to be captured: who it is, held from the first moment."""
 
+import errno
 import os
 import platform
 import signal
@@ -23,12 +24,24 @@ from sandlock_async.procfs.stat import Stat, parse_stat
 
 _PHASE = "prepare"
 
+_MAX_PID = (1 << 31) - 1
+"""That of ``pid_t``."""
+
+_HELP = {
+    errno.EMFILE: "close files, or raise the limit (ulimit -n)",
+    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
+    errno.ENOMEM: "free some memory",
+    errno.ENOSYS: "run Linux 5.3 or newer, and let seccomp pass pidfd_open",
+    errno.EPERM: "let seccomp pass pidfd_open",
+}
+
 
 def resolve_pid(target: object) -> int:
     """Return the pid that *target* is or has.
 
     :param target: a pid, or anything with a ``pid``
-    :raises ValueError: if it has none (not started, ended), or is this process
+    :raises ValueError: if it has none (not started, ended), it is none that can be,
+        or that of this process
     :raises TypeError: if it is something else
     """
     pid = target if isinstance(target, int) else getattr(target, "pid", target)
@@ -36,7 +49,7 @@ def resolve_pid(target: object) -> int:
         raise ValueError(f"{target!r} has no pid: not started yet, or ended")
     if isinstance(pid, bool) or not isinstance(pid, int):
         raise TypeError(f"expected a pid or an object with a pid, not {target!r}")
-    if pid <= 0:
+    if not 0 < pid <= _MAX_PID:
         raise ValueError(f"{pid} is not a pid")
     if pid == os.getpid():
         raise ValueError("a process cannot capture itself")
@@ -115,7 +128,7 @@ def open_target(target: object) -> Target:
     :raises ValueError: if it is not a process, or this one
     :raises ProcessGoneError: if there is none, or it has ended
     :raises UncapturableError: if it is a kernel thread, a single thread of another
-        process, its main thread has ended, or sandlock traces it
+        process, its main thread has ended, sandlock traces it, or we lack descriptors
     :raises UnsupportedArchError: on an unknown machine, or for a foreign program
     """
     pid = resolve_pid(target)
@@ -126,13 +139,7 @@ def open_target(target: object) -> Target:
     except ProcessLookupError:
         raise ProcessGoneError(pid, _PHASE) from None
     except OSError as error:
-        # EINVAL, in newer kernels ENOENT: the number of a thread, pidfd_open(2).
-        raise UncapturableError(
-            f"{pid} is the number of a thread, not of a process",
-            pid=pid,
-            phase=_PHASE,
-            help="give the number of the process (Tgid in /proc/PID/status)",
-        ) from error
+        raise _no_pidfd(pid, error) from error
     try:
         stat = read_stat(pid, _PHASE)
         if stat.is_dead and not _executing(pid):
@@ -155,6 +162,27 @@ def open_target(target: object) -> Target:
         is_child=stat.parent == os.getpid(),
         sandboxed=is_sandbox(target),
         wait_lock=getattr(target, "_waitpid_lock", None),
+    )
+
+
+def _no_pidfd(pid: int, error: OSError) -> UncapturableError:
+    # EINVAL, in newer kernels ENOENT: the number of a thread, pidfd_open(2).
+    if error.errno in (errno.EINVAL, errno.ENOENT):
+        return UncapturableError(
+            f"{pid} is the number of a thread, not of a process",
+            pid=pid,
+            phase=_PHASE,
+            help="give the number of the process (Tgid in /proc/PID/status)",
+        )
+    return _unreadable(pid, _PHASE, error)
+
+
+def _unreadable(pid: int, phase: str, error: OSError) -> UncapturableError:
+    return UncapturableError(
+        f"process {pid} cannot be looked at: {error.strerror or error}",
+        pid=pid,
+        phase=phase,
+        help=_HELP.get(error.errno or 0, ""),
     )
 
 
@@ -194,13 +222,14 @@ def read_stat(pid: int, phase: str) -> Stat:
     """Return ``/proc/PID/stat``.
 
     :raises ProcessGoneError: if the process is gone
+    :raises UncapturableError: if it cannot be read, for want of descriptors
     """
     try:
         return parse_stat(files.read_file(f"/proc/{pid}/stat"))
     except OSError as error:
         if files.is_gone(error):
             raise ProcessGoneError(pid, phase) from None
-        raise
+        raise _unreadable(pid, phase, error) from error
 
 
 def _executing(pid: int) -> bool:

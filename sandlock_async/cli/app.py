@@ -114,4 +114,6 @@ def _system_failure(error: OSError) -> output.Failure:
     message = error.strerror or str(error)
     if error.filename is not None:
         message = f"{output.text_of(error.filename)}: {message}"
-    return output.Failure(type=type(error).__name__, message=message)
+    denied = isinstance(error, PermissionError)
+    help_ = "use an account, or a file, with the rights for it" if denied else ""
+    return output.Failure(type=type(error).__name__, message=message, help=help_)

@@ -123,12 +123,11 @@ def capture(
     The process stands still for a moment, and runs on. DIR appears whole, or not
     at all; Ctrl-C leaves nothing behind.
     """
-    named = output.unicode(directory.name if name is None else name)
     work = partial(
         capture_to,
         pid,
         directory,
-        name=named,
+        name=name,
         policy=policy,
         app_state=app_state,
         format=format_,

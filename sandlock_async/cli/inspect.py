@@ -1,6 +1,5 @@
 """``inspect``: what is in a checkpoint."""
 
-import os
 from bisect import bisect_right
 from functools import partial
 from pathlib import Path
@@ -39,15 +38,10 @@ def inspect(directory: Path, *, as_json: bool) -> Job:
 
 async def _inspect(directory: Path) -> Answer:
     async with await Checkpoint.load(directory) as picture, Workers() as workers:
-        sizes = await workers.run(measured, directory)
+        sizes = await workers.run(measure, directory)
     return Answer(
         content=_content(picture, sizes), text=partial(_text, directory, picture, sizes)
     )
-
-
-def measured(path: Path) -> Sizes:
-    """Return the sizes of the checkpoint at *path*, which may be a symbolic link."""
-    return measure(Path(os.path.realpath(path)))
 
 
 def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:

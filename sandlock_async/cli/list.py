@@ -8,12 +8,11 @@ import rich_click as click
 from rich.console import Group
 
 from sandlock_async.cli import output
-from sandlock_async.cli.inspect import measured
 from sandlock_async.cli.job import Job, examples, json_option
 from sandlock_async.cli.output import Answer
 from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image.reader import read_image
-from sandlock_async.store.listing import find_checkpoints
+from sandlock_async.store.listing import find_checkpoints, measure
 from sandlock_async.workers import Workers
 
 
@@ -60,9 +59,9 @@ async def _list(store: Path) -> Answer:
 def _read(path: Path) -> _Entry:
     disk_bytes: int | None = None
     try:
-        disk_bytes = measured(path).disk_bytes
+        disk_bytes = measure(path).disk_bytes
         read = read_image(path)
-    except (SandlockAsyncError, OSError) as error:
+    except SandlockAsyncError as error:
         return _Entry(
             name=path.name, path=path, disk_bytes=disk_bytes, error=str(error)
         )

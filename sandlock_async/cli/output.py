@@ -18,6 +18,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sandlock_async.model.picture import unicode
+
 _WIDE = 1000
 """Columns where there is no terminal: nothing is wrapped or cut."""
 
@@ -81,11 +83,6 @@ def fail(failure: Failure, exit_code: int, *, as_json: bool) -> int:
     except OSError:
         pass  # nor that
     return exit_code
-
-
-def unicode(text: str) -> str:
-    """Return *text* without the surrogates that stand for bytes, os.fsdecode()."""
-    return text.encode(errors="surrogatepass").decode(errors="replace")
 
 
 def _print_json(content: Mapping[str, object]) -> None:

@@ -12,14 +12,59 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandlock_async.errors import CheckpointNotFoundError, ImageCorruptError
+from sandlock_async.errors import (
+    CheckpointNotFoundError,
+    ImageCorruptError,
+    ImageError,
+)
 from sandlock_async.model import SegmentData
 
 MAX_METADATA_BYTES = 256 << 20
 """A metadata file beyond that is not one."""
 
+READ_TRIES = 16
+"""Times that a checkpoint is read which is replaced meanwhile."""
+
 _OPEN_FILES = 8
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+_NO_RIGHT = "use the account that wrote the checkpoint; captures are kept secret"
+_HELP = {
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EMFILE: "close files, or raise the limit (ulimit -n)",
+    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
+}
+
+
+def image_error(error: OSError, path: Path) -> ImageError:
+    """Return what an error of the file system means for a reader."""
+    reason = error.strerror or error
+    return ImageError(
+        f"cannot read {path}: {reason}", path=path, help=_HELP.get(error.errno or 0, "")
+    )
+
+
+def open_image(path: Path) -> int:
+    """Return a descriptor of a checkpoint directory, or what a link there leads to.
+
+    :raises CheckpointNotFoundError: if there is no such directory
+    :raises ImageError: if it cannot be opened
+    """
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointNotFoundError(path) from None
+    except OSError as error:
+        raise image_error(error, path) from error
+
+
+def is_at(path: Path, fd: int) -> bool:
+    """Whether an open directory is still what is at *path*, not replaced or removed."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except OSError:
+        return False
 
 
 class ImageDirectory:
@@ -29,14 +74,12 @@ class ImageDirectory:
     :meth:`close`, or when nothing refers to it any more.
 
     :raises CheckpointNotFoundError: if the path is not a directory
+    :raises ImageError: if it cannot be opened
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            raise CheckpointNotFoundError(path) from None
+        fd = open_image(path)
         self._fd = fd
         self._segments: OrderedDict[str, int] = OrderedDict()
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
@@ -44,6 +87,10 @@ class ImageDirectory:
     def close(self) -> None:
         """Close every descriptor; closing twice does nothing."""
         self._finalizer()
+
+    def is_current(self) -> bool:
+        """Whether it is still at its path, not replaced or removed."""
+        return is_at(self.path, self._fd)
 
     def corrupt(self, name: str, reason: str) -> ImageCorruptError:
         """Return the error for file *name*."""
@@ -73,6 +120,8 @@ class ImageDirectory:
                 raise self.corrupt(name, f"{size} bytes are too many")
             with open(fd, "rb", closefd=False) as file:
                 return file.read(MAX_METADATA_BYTES)
+        except OSError as error:
+            raise image_error(error, self.path / name) from error
         finally:
             os.close(fd)
 
@@ -135,7 +184,7 @@ class ImageDirectory:
             # ELOOP: a symbolic link; ENXIO: a socket or such (open(2)).
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV):
                 raise self.corrupt(name, "not a regular file of this image") from error
-            raise
+            raise image_error(error, self.path / name) from error
         finally:
             if where != self._fd:
                 os.close(where)
@@ -162,6 +211,10 @@ class FileSegment(SegmentData):
         self._name = name
         self._size = size
 
+    @property
+    def _path(self) -> Path:
+        return self._directory.path / self._name
+
     def __len__(self) -> int:
         return self._size
 
@@ -174,7 +227,7 @@ class FileSegment(SegmentData):
                 start = os.lseek(fd, position, os.SEEK_DATA)
             except OSError as error:
                 if error.errno != errno.ENXIO:  # a hole up to the end, lseek(2)
-                    raise
+                    raise image_error(error, self._path) from error
                 break
             position = min(os.lseek(fd, start, os.SEEK_HOLE), self._size)
             found.append((start, position))
@@ -183,7 +236,10 @@ class FileSegment(SegmentData):
     def readinto(self, offset: int, buffer: memoryview) -> None:
         fd = self._directory.segment_fd(self._name)
         while buffer:
-            count = os.preadv(fd, [buffer], offset)
+            try:
+                count = os.preadv(fd, [buffer], offset)
+            except OSError as error:
+                raise image_error(error, self._path) from error
             if not count:
                 raise self._directory.corrupt(self._name, f"ends at byte {offset}")
             offset += count

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandlock_async.errors import ImageVersionError
+from sandlock_async.errors import ImageCorruptError, ImageVersionError
 from sandlock_async.image import FORMATS, layout
-from sandlock_async.image.directory import ImageDirectory
+from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.files import Format
 from sandlock_async.image.strict_json import Fields, Malformed, loads
 from sandlock_async.model import Picture
@@ -26,19 +26,34 @@ class Read:
 
 
 def read_image(path: Path) -> Read:
-    """Read the checkpoint at *path*.
+    """Read the checkpoint at *path*; anew, if it is replaced meanwhile.
 
     :raises CheckpointNotFoundError: if there is no such directory
     :raises ImageCorruptError: naming the file that is missing or malformed
     :raises ImageVersionError: if it is of a version unknown here
+    :raises ImageError: if it cannot be read
     """
-    directory = ImageDirectory(path)
-    try:
-        layout_of_it = _format_of(directory)
-        picture = layout_of_it.decode(directory)
-    except BaseException:
-        directory.close()
-        raise
+    tries = READ_TRIES
+    while True:
+        directory = ImageDirectory(path)
+        try:
+            return _read(directory)
+        except BaseException as error:
+            replaced = (
+                isinstance(error, ImageCorruptError) and not directory.is_current()
+            )
+            directory.close()
+            tries -= 1
+            if not replaced or not tries:
+                raise
+
+
+def _read(directory: ImageDirectory) -> Read:
+    layout_of_it = _format_of(directory)
+    picture = layout_of_it.decode(directory)
+    if not directory.is_current():
+        # What has been replaced is removed, so a file may seem to be left out.
+        raise directory.corrupt(layout.META, "replaced or removed while it was read")
     return Read(picture=picture, format=layout_of_it, directory=directory)
 
 

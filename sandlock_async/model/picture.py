@@ -26,5 +26,13 @@ class Picture:
     app_state: bytes | None = None
 
     def named(self, default: str) -> "Picture":
-        """Return the picture under its own name, or *default* if it has none."""
-        return self if self.name else replace(self, name=default)
+        """Return the picture under its own name, or *default* if it has none.
+
+        What is not Unicode in it is replaced, as JSON cannot hold it.
+        """
+        return replace(self, name=unicode(self.name or default))
+
+
+def unicode(text: str) -> str:
+    """Return *text* without the surrogates that stand for bytes, os.fsdecode()."""
+    return text.encode(errors="surrogatepass").decode(errors="replace")

@@ -5,20 +5,19 @@ from dataclasses import dataclass
 
 from sandlock_async.model import MemoryMap
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
-
 # A header line of smaps is a line of maps; the others are `Name:  value`.
 _HEADER = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
-    """A line of maps, with the identity of its file.
+    r"""A line of maps, with the identity of its file.
 
     :ivar map: what the image keeps of it
     :ivar device: ``(major, minor)``
     :ivar inode: 0 if there is no file
-    :ivar raw_path: the path's own bytes, the kernel's escapes undone
+    :ivar raw_path: the path's own bytes, with the kernel's ``\012`` undone and its
+        `` (deleted)`` kept; empty if there is none
     """
 
     map: MemoryMap
@@ -60,7 +59,9 @@ def _parse_line(line: bytes) -> Mapping:
 
     start, _, end = fields[0].partition(b"-")
     major, _, minor = fields[3].partition(b":")
-    path = fields[5].strip(b" ") if len(fields) > 5 else b""
+    # Padded on the left; on the right a space is the path's own, which sandlock trims.
+    padded = fields[5] if len(fields) > 5 else b""
+    path = padded.strip(b" ")
     return Mapping(
         map=MemoryMap(
             start=int(start, 16),
@@ -71,5 +72,6 @@ def _parse_line(line: bytes) -> Mapping:
         ),
         device=(int(major, 16), int(minor, 16)),
         inode=int(fields[4]),
-        raw_path=_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), path),
+        # Only a newline is escaped, show_map_vma() in fs/proc/task_mmu.c.
+        raw_path=padded.lstrip(b" ").replace(rb"\012", b"\n"),
     )

@@ -9,7 +9,8 @@ from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image import layout
 from sandlock_async.image.files import ImageFiles
 from sandlock_async.store.buffers import Buffers
-from sandlock_async.store.stage import Stage, store_error
+from sandlock_async.store.refusals import store_error
+from sandlock_async.store.stage import Stage
 from sandlock_async.store.stream import Run, SegmentStream
 from sandlock_async.workers import Workers
 

@@ -11,28 +11,32 @@ to it removes those that nobody holds. Everything here blocks: call it on a work
 """
 
 import errno
-import fcntl
 import os
-import shutil
-import stat
-from collections.abc import Generator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from uuid import uuid4
 
-from sandlock_async.errors import (
-    CheckpointExistsError,
-    NoSpaceError,
-    SandlockAsyncError,
-    StoreError,
-)
+from sandlock_async.errors import CheckpointExistsError, NoSpaceError, StoreError
 from sandlock_async.image import layout
 from sandlock_async.kernel.rename import Rename, renameat2
-
-STAGE_PREFIX = ".sandlock-async-stage-"
+from sandlock_async.store import refusals
+from sandlock_async.store.listing import is_checkpoint
+from sandlock_async.store.place import Place
+from sandlock_async.store.removal import (
+    PROBE,
+    STAGE_PREFIX,
+    Reserve,
+    open_folder,
+    remove,
+    remove_abandoned,
+    try_lock,
+)
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_LOCK_TRIES = 16
+_TRIES = 16
+
+_SETTLE_TRIES = 1000
+_SETTLE_S = 0.001
 
 
 class Stage:
@@ -46,26 +50,30 @@ class Stage:
 
     def __init__(self, destination: Path, *, replace: bool, durable: bool) -> None:
         self.destination = destination
+        self.path = destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
         self.durable = durable
         self.written_bytes: int = 0
         self._replace = replace
-        self._made: list[Path] = []
-        self._lock_fd = -1
+        self._place = Place(destination, replace=replace)
+        self._reserve = Reserve()
+        self._fd = -1
         self._committed = False
-        with _translated(destination):
+        with refusals.translated(destination):
             try:
-                self._check_destination()
-                self._make_parents()
-                _remove_abandoned(destination.parent)
-                self.path = self._make()
+                self._place.open()
+                self._reserve.fill(self._place.fd)
+                remove_abandoned(self._place.fd)
+                self._make()
                 self._probe_rename()
+                if replace and self._place.is_overlay():
+                    self._probe_layer()
             except BaseException:
                 self.discard()
                 raise
 
     def free_bytes(self) -> int:
         """Return what an ordinary user can still write to the file system."""
-        found = os.statvfs(self.path)
+        found = os.fstatvfs(self._fd)
         return found.f_bavail * found.f_frsize
 
     def require(self, needed: int) -> None:
@@ -79,7 +87,7 @@ class Stage:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, mode 0600."""
-        fd = os.open(self.path / name, _CREATE, 0o600)
+        fd = os.open(name, _CREATE, 0o600, dir_fd=self._fd)
         try:
             os.fchmod(fd, 0o600)
             view = memoryview(content)
@@ -95,96 +103,88 @@ class Stage:
         """Add ``meta.json`` and put the directory at its place in one rename.
 
         When this returns the checkpoint stands; an older one is gone.
+
+        :raises StoreError: if what came to be there meanwhile is no checkpoint, or
+            the rename may not have reached the disk
         """
         self.write(layout.META, meta)
         if self.durable:
             for folder in (*reversed(layout.DIRECTORIES), "."):
-                _sync_directory(self.path / folder)
+                _sync_folder(folder, self._fd)
+        self._reserve.release()
         try:
-            self._rename()
+            replaced_fd = self._rename()
         except FileExistsError:
             raise CheckpointExistsError(self.destination) from None
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EXDEV):
-                raise self._unable_to_rename() from error
+                raise refusals.unable_to_rename(self.destination) from error
             raise
         self._committed = True
-        if self.durable:
-            _sync_directory(self.destination.parent)
-        self._remove_stage()  # after an exchange it is the old checkpoint
-        self._unlock()
+        try:
+            if self.durable:
+                os.fsync(self._place.fd)
+        except OSError as error:
+            raise refusals.not_synced(self.destination, error) from error
+        finally:
+            if replaced_fd >= 0:
+                remove(replaced_fd, self.path.name, self._place.fd)
+                os.close(replaced_fd)
+            self._close()
 
     def discard(self) -> None:
         """Remove what was written, unless it has been committed. Never fails."""
-        if self._committed:
-            return
-        self._remove_stage()
-        for folder in reversed(self._made):
-            try:
-                folder.rmdir()
-            except OSError:
-                break  # somebody else uses it by now
-        self._made.clear()
-        self._unlock()
+        self._reserve.release()
+        if not self._committed:
+            if self._fd >= 0:
+                remove(self._fd, self.path.name, self._place.fd)
+            else:
+                self._unmake()
+            self._place.leave()
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        self._place.close()
 
     # -- before ----------------------------------------------------------------
 
-    path: Path
-
-    def _check_destination(self) -> None:
-        try:
-            found = self.destination.lstat()
-        except FileNotFoundError:
-            return
-        if not self._replace:
-            raise CheckpointExistsError(self.destination)
-        meta = self.destination / layout.META
-        if not stat.S_ISDIR(found.st_mode) or not meta.exists():
-            raise StoreError(
-                f"{self.destination} is no checkpoint, and will not be replaced",
-                path=self.destination,
-                help="choose another directory, or remove it yourself",
-            )
-
-    def _make_parents(self) -> None:
-        missing: list[Path] = []
-        parent = self.destination.parent
-        while not parent.exists():
-            missing.append(parent)
-            parent = parent.parent
-        for folder in reversed(missing):
+    def _make(self) -> None:
+        for _ in range(_TRIES):
+            name = self.path.name
             try:
-                folder.mkdir(mode=0o700)
-            except FileExistsError:
-                continue
-            self._made.append(folder)
-
-    def _make(self) -> Path:
-        for _ in range(_LOCK_TRIES):
-            path = self.destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
-            try:
-                path.mkdir(mode=0o700)
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                os.mkdir(name, 0o700, dir_fd=self._place.fd)
+                fd = open_folder(name, self._place.fd)
             except FileNotFoundError:
-                self._make_parents()  # somebody cleans up here at this moment
+                self._place.open()  # somebody cleans up here at this moment
                 continue
             # Somebody who cleans up may have had it between mkdir and flock.
-            if _lock(fd) and os.fstat(fd).st_nlink:
-                self._lock_fd = fd
-                path.chmod(0o700)  # whatever the umask
+            if try_lock(fd) and os.fstat(fd).st_nlink:
+                self._fd = fd
+                os.fchmod(fd, 0o700)  # whatever the umask
                 for folder in layout.DIRECTORIES:
-                    (path / folder).mkdir(mode=0o700)
-                return path
+                    os.mkdir(folder, 0o700, dir_fd=fd)
+                return
             os.close(fd)
+            self.path = self.path.with_name(f"{STAGE_PREFIX}{uuid4().hex}")
         raise StoreError(
             f"no stage could be locked beside {self.destination}", path=self.destination
         )
+
+    def _unmake(self) -> None:
+        """Remove a stage that was made but could not be opened."""
+        try:
+            os.rmdir(self.path.name, dir_fd=self._place.fd)
+        except OSError:
+            pass  # there is none
 
     def _probe_rename(self) -> None:
         """Find out now, not after the capture, that the file system cannot rename."""
         # Inside the stage, which is locked: beside it somebody might clean up.
         one, other = (self.path / name for name in ("process", layout.EXTENDED))
-        twin = self.path / "probe"
+        twin = self.path / PROBE
         try:
             if self._replace:
                 renameat2(one, other, Rename.EXCHANGE)
@@ -194,106 +194,83 @@ class Stage:
                 renameat2(twin, other, Rename.NOREPLACE)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
-                raise self._unable_to_rename() from error
+                raise refusals.unable_to_rename(self.destination) from error
             raise
+
+    def _probe_layer(self) -> None:
+        """Find out now that an overlay cannot move what is at the destination."""
+        # Nothing is moved onto a folder that is not empty: ENOTEMPTY. An overlay
+        # says EXDEV before it comes to that, ovl_rename() in fs/overlayfs/dir.c.
+        full = self.path / "process"
+        try:
+            self.destination.rename(full)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise refusals.lower_layer(self.destination) from error
+        else:  # somebody has emptied our stage
+            full.rename(self.destination)
 
     # -- at the end ------------------------------------------------------------
 
-    def _rename(self) -> None:
-        if self._replace:
+    def _rename(self) -> int:
+        """Return a descriptor of the checkpoint that was replaced, -1 if none was."""
+        if not self._replace:
+            renameat2(self.path, self.destination, Rename.NOREPLACE)
+            return -1
+        for _ in range(_TRIES):
             try:
                 renameat2(self.path, self.destination, Rename.EXCHANGE)
             except FileNotFoundError:
                 pass  # nothing there to replace
             else:
-                return
-        renameat2(self.path, self.destination, Rename.NOREPLACE)
+                return self._replaced()
+            try:
+                renameat2(self.path, self.destination, Rename.NOREPLACE)
+            except FileExistsError:
+                continue  # now there is
+            return -1
+        raise CheckpointExistsError(self.destination)
 
-    def _unable_to_rename(self) -> StoreError:
-        return StoreError(
-            f"the file system of {self.destination} cannot rename atomically "
-            "(renameat2 with NOREPLACE or EXCHANGE)",
-            path=self.destination,
-            help="use a local file system such as ext4, xfs, btrfs or tmpfs",
-        )
-
-    def _remove_stage(self) -> None:
-        path = getattr(self, "path", None)
-        if path is not None:
-            _remove(path)
-
-    def _unlock(self) -> None:
-        fd, self._lock_fd = self._lock_fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-@contextmanager
-def _translated(destination: Path) -> Generator[None]:
-    try:
-        yield
-    except SandlockAsyncError:
-        raise
-    except OSError as error:
-        raise store_error(error, destination) from error
-
-
-def store_error(error: OSError, destination: Path, needed: int = 0) -> StoreError:
-    """Return what an error of the file system means; looks at what is free.
-
-    :param needed: bytes of the whole image, as far as known
-    """
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = _free_above(destination)
-        return NoSpaceError(destination, needed=needed, free=free)
-    reason = error.strerror or error
-    return StoreError(f"cannot write {destination}: {reason}", path=destination)
-
-
-def _free_above(path: Path) -> int:
-    for folder in path.parents:
+    def _replaced(self) -> int:
+        """Open what came out of an exchange, and put back what is no checkpoint."""
         try:
-            found = os.statvfs(folder)
-        except OSError:
-            continue
-        return found.f_bavail * found.f_frsize
-    return 0
+            return self._open_replaced()
+        except BaseException:
+            try:
+                renameat2(self.path, self.destination, Rename.EXCHANGE)
+            except OSError as error:
+                self._committed = True  # it stands, so it must not be emptied
+                raise StoreError(
+                    f"{self.destination} has been replaced, though it was no "
+                    f"checkpoint; it is at {self.path} now",
+                    path=self.destination,
+                ) from error
+            raise
+
+    def _open_replaced(self) -> int:
+        name = self.path.name
+        for _ in range(_SETTLE_TRIES):
+            try:
+                fd = open_folder(name, self._place.fd)
+            except FileNotFoundError:
+                return -1  # a checkpoint that somebody has cleaned up already
+            except NotADirectoryError:
+                break
+            try:
+                if is_checkpoint(fd):
+                    return os.dup(fd)
+                # Half of one, if somebody cleans it up: it is locked, then gone.
+                alone = try_lock(fd) and bool(os.fstat(fd).st_nlink)
+            finally:
+                os.close(fd)
+            if alone:
+                break
+            time.sleep(_SETTLE_S)
+        raise refusals.no_checkpoint(self.destination)
 
 
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove the stages whose writers are gone."""
-    for path in parent.glob(f"{STAGE_PREFIX}*"):
-        try:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(path, flags)
-        except OSError:
-            continue  # gone, not ours to open, or not a stage
-        try:
-            if _lock(fd):
-                _remove(path)
-        finally:
-            os.close(fd)
-
-
-def _remove(path: Path) -> None:
-    # meta.json first: a directory without it is a checkpoint to nobody.
-    try:
-        (path / layout.META).unlink()
-    except OSError:
-        pass
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_folder(name: str, dir_fd: int) -> None:
+    fd = open_folder(name, dir_fd)
     try:
         os.fsync(fd)
     finally:

@@ -1,5 +1,6 @@
 """The command line: what it prints where, how it ends, what it leaves."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from sandlock_async.cli.app import _system_failure
 from tests.conftest import Tracee, until
 
 COMMAND = [sys.executable, "-m", "sandlock_async"]
@@ -101,6 +103,37 @@ def test_interrupted(
     assert process.returncode == code
     assert not store.exists() or os.listdir(store) == []
     tracee.check_runs_on()
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
+def test_interrupted_while_it_is_imported(tmp_path: Path, as_json: bool) -> None:
+    (tmp_path / "rich_click.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    flags = ["--json"] if as_json else []
+
+    done = subprocess.run(
+        [*COMMAND, "list", str(tmp_path), *flags],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+    assert done.returncode == 130
+    assert b"Traceback" not in done.stderr
+    if as_json:
+        assert orjson.loads(done.stdout)["error"]["type"] == "Interrupted"
+    else:
+        assert (done.stdout, done.stderr) == (b"", b"error: interrupted\n")
+
+
+def test_denied() -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "policy.dat")
+
+    failure = _system_failure(error)
+
+    assert failure.message == "policy.dat: Permission denied"
+    assert failure.help
 
 
 def test_demo(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 import sandlock_async as sa
 from sandlock_async.image import layout
+from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.policy import DEFAULT_V1
 from sandlock_async.image.reader import read_image
 from sandlock_async.image.v1 import FORMAT
@@ -172,6 +175,68 @@ async def test_a_file_cut_short_after_loading(image: Path) -> None:
 
         with pytest.raises(sa.ImageCorruptError, match="ends at byte 10"):
             bytes(checkpoint.process_state.memory_data[0].data)
+
+
+@pytest.mark.parametrize("gone", [layout.META, layout.POLICY, layout.APP_STATE])
+def test_replaced_while_it_is_read(
+    image: Path, gone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_optional = ImageDirectory.read_optional
+
+    def replaced(directory: ImageDirectory, name: str) -> bytes | None:
+        if name == gone:
+            monkeypatch.setattr(ImageDirectory, "read_optional", read_optional)
+            image.rename(image.with_name("old"))
+            shutil.copytree(GOLDEN / "sleep-state", image)
+            shutil.rmtree(image.with_name("old"))
+        return read_optional(directory, name)
+
+    monkeypatch.setattr(ImageDirectory, "read_optional", replaced)
+    found = read_image(image)
+    found.directory.close()
+
+    assert found.picture.app_state == (image / layout.APP_STATE).read_bytes()
+
+
+def test_removed_while_it_is_read(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_optional = ImageDirectory.read_optional
+
+    def removed(directory: ImageDirectory, name: str) -> bytes | None:
+        shutil.rmtree(image, ignore_errors=True)
+        return read_optional(directory, name)
+
+    monkeypatch.setattr(ImageDirectory, "read_optional", removed)
+
+    with pytest.raises(sa.CheckpointNotFoundError):
+        read(image)
+
+
+async def test_a_name_that_is_not_unicode(image: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff")
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        await replace(checkpoint, name="").save(path)
+        await checkpoint.save(path, replace=True)
+
+    assert os.listdir(os.fsencode(tmp_path)).count(b"\xff") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"name": 5}, "name must be a string, not 5"),
+        ({"policy": "text"}, "policy must be bytes, not 'text'"),
+        ({"policy": 7}, "policy must be bytes, not 7"),
+        ({"app_state": "text"}, "app_state must be bytes, not 'text'"),
+    ],
+)
+async def test_saving_what_no_image_holds(
+    image: Path, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        with pytest.raises(TypeError, match=what):
+            await replace(checkpoint, **change).save(tmp_path / "new" / "it")
+
+    assert not (tmp_path / "new").exists()
 
 
 async def test_a_closed_checkpoint(image: Path) -> None:

@@ -41,6 +41,20 @@ def test_a_path_that_is_not_utf8() -> None:
     assert mapping.raw_path == b"/tmp/\xff"
 
 
+def test_a_path_is_exact_to_the_byte() -> None:
+    padding = b"                   "
+    lines = [
+        b"1000-2000 rw-p 0 fe:01 5 %b%b\n" % (padding, path)
+        for path in (b"/tmp/space ", rb"/tmp/\101", rb"/tmp/a\012b")
+    ]
+
+    space, backslash, newline = parse_maps(b"".join(lines))
+
+    assert (space.map.path, space.raw_path) == ("/tmp/space", b"/tmp/space ")
+    assert backslash.raw_path == rb"/tmp/\101"
+    assert newline.raw_path == b"/tmp/a\nb"
+
+
 def test_vm_flags() -> None:
     smaps = b"1000-2000 rw-p 00000000 00:00 0 \nRss: 4 kB\nVmFlags: rd wr um \n"
 
@@ -60,6 +74,12 @@ def test_fdinfo() -> None:
     content = b"pos:\t5\nflags:\t02100002\nmnt_id:\t15\neventfd-count:      5\n"
 
     assert parse_fdinfo(content) == (0o2100002, 5)
+
+
+def test_fdinfo_of_a_position_in_the_upper_half() -> None:
+    content = b"pos:\t-10485760\nflags:\t0100000\n"
+
+    assert parse_fdinfo(content) == (0o100000, (1 << 64) - 10485760)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""Where a checkpoint is to stand: the destination, and the folder it is in."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from sandlock_async.errors import CheckpointExistsError
+from sandlock_async.store import refusals
+from sandlock_async.store.listing import is_checkpoint
+from sandlock_async.store.removal import open_folder
+
+_TRIES = 16
+
+
+class Place:
+    """A destination, and its folder, open from before the capture to the end.
+
+    :param replace: whether a checkpoint may be there already
+    :ivar fd: the folder; -1 while it is not open
+    """
+
+    def __init__(self, destination: Path, *, replace: bool) -> None:
+        self.destination = destination
+        self.folder = destination.parent
+        self.fd = -1
+        self._replace = replace
+        self._made: list[Path] = []
+
+    def open(self) -> None:
+        """Open the folder, made where it is missing; again, if it has gone since.
+
+        :raises CheckpointExistsError: if something is there and may not be replaced
+        :raises StoreError: if what is there, or the folder, will not do
+        :raises OSError: as the file system says
+        """
+        self.close()
+        for _ in range(_TRIES):
+            try:
+                self._make_folder()
+                # The folder itself may be a symbolic link, unlike the destination.
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                self.fd = os.open(self.folder, flags)
+            except FileNotFoundError:
+                continue  # somebody cleans up here at this moment
+            self._check_folder()
+            self._check_destination()
+            return
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.folder)
+
+    def close(self) -> None:
+        """Close the folder; closing twice does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def leave(self) -> None:
+        """Remove the folders that were made, as far as nobody uses them."""
+        for folder in reversed(self._made):
+            try:
+                folder.rmdir()
+            except OSError:
+                break  # somebody else uses it by now
+        self._made.clear()
+
+    def is_overlay(self) -> bool:
+        """Whether the folder is on an overlay file system."""
+        mount = b"%d " % _mount_of(self.fd)
+        with open("/proc/self/mountinfo", "rb") as lines:
+            for line in lines:
+                if line.startswith(mount):
+                    return line.partition(b" - ")[2].startswith(b"overlay ")
+        return False
+
+    def _make_folder(self) -> None:
+        missing: list[Path] = []
+        folder = self.folder
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for folder in reversed(missing):
+            try:
+                folder.mkdir(mode=0o700)
+            except FileExistsError:
+                if folder.is_symlink() and not folder.exists():
+                    raise refusals.dangling_link(folder, self.destination) from None
+                continue
+            self._made.append(folder)
+
+    def _check_folder(self) -> None:
+        mode = os.fstat(self.fd).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise refusals.open_to_all(self.folder, self.destination)
+
+    def _check_destination(self) -> None:
+        name = self.destination.name
+        try:
+            found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if not self._replace:
+            raise CheckpointExistsError(self.destination)
+        if not stat.S_ISDIR(found.st_mode):
+            raise refusals.no_checkpoint(self.destination)
+        try:
+            fd = open_folder(name, self.fd)
+        except FileNotFoundError:
+            return
+        try:
+            if not is_checkpoint(fd):
+                raise refusals.no_checkpoint(self.destination)
+            if _mount_of(fd) != _mount_of(self.fd):
+                raise refusals.mount_point(self.destination)
+        finally:
+            os.close(fd)
+
+
+def _mount_of(fd: int) -> int:
+    """Return the number of the mount an open file is on, ``proc_pid_fdinfo(5)``.
+
+    Tells a mount point that ``st_dev`` does not: a folder bound to another place.
+    """
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
+        for line in lines:
+            if line.startswith(b"mnt_id:"):
+                return int(line[7:])
+    return -1

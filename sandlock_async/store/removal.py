@@ -1,0 +1,92 @@
+"""Removing stages, and checkpoints that have been replaced, by descriptor.
+
+A path may come to mean something else at any moment; an open directory does not.
+"""
+
+import fcntl
+import os
+import shutil
+
+from sandlock_async.image import layout
+from sandlock_async.store.listing import TOP_LEVEL, names_in
+
+STAGE_PREFIX = ".sandlock-async-stage-"
+
+PROBE = "probe"
+"""A folder that a stage holds for a moment."""
+
+_RESERVED_FDS = 6
+"""The depth of an image, what lists a folder, and a checkpoint that is replaced."""
+
+
+def open_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
+    """Return a descriptor of a directory that is no symbolic link.
+
+    :raises OSError: ``ENOTDIR`` if it is something else, ``ENOENT``, ``EACCES``
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=dir_fd)
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open directory; return whether nobody else has."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def remove(fd: int, name: str, parent_fd: int) -> None:
+    """Remove the open directory *fd*, and its *name* if that still means it.
+
+    Never fails: what cannot be removed stays, for the next one who cleans up.
+    """
+    # meta.json first: a directory without it is a checkpoint to nobody.
+    try:
+        os.unlink(layout.META, dir_fd=fd)
+    except OSError:
+        pass
+    shutil.rmtree(".", dir_fd=fd, ignore_errors=True)  # empties it, and no more
+    try:
+        named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        if os.path.samestat(named, os.fstat(fd)):
+            os.rmdir(name, dir_fd=parent_fd)
+    except OSError:
+        pass
+
+
+def remove_abandoned(parent_fd: int) -> None:
+    """Remove the stages in a folder whose writers are gone."""
+    for name in names_in(parent_fd):
+        if not name.startswith(STAGE_PREFIX):
+            continue
+        try:
+            fd = open_folder(name, parent_fd)
+        except OSError:
+            continue  # gone, not ours to open, or not a stage
+        try:
+            if try_lock(fd) and names_in(fd) <= TOP_LEVEL | {PROBE}:
+                remove(fd, name, parent_fd)
+        finally:
+            os.close(fd)
+
+
+class Reserve:
+    """Descriptors put by: cleaning up must work when there are no others."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def fill(self, fd: int) -> None:
+        """Put by duplicates of *fd*.
+
+        :raises OSError: ``EMFILE`` if there are too few
+        """
+        while len(self._fds) < _RESERVED_FDS:
+            self._fds.append(os.dup(fd))
+
+    def release(self) -> None:
+        """Make them free for use; doing so twice does nothing."""
+        while self._fds:
+            os.close(self._fds.pop())
