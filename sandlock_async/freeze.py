@@ -105,33 +105,40 @@ class ThreadGroup:
             self._seize_new()
             self._check_time([self.pid])
 
-    def check_frozen(self) -> None:
-        """Return if everybody still stands still.
+    def release(self) -> None:
+        """Thaw, after everything has been read.
 
-        :raises ProcessGoneError: if the process was killed meanwhile
+        :raises ProcessGoneError: if the process was killed before
         """
-        if not self._still_stopped():
+        if not self.thaw():
             raise ProcessGoneError(self.pid, "snapshot", "it was killed")
 
-    def thaw(self) -> None:
+    def thaw(self) -> bool:
         """Let every stopped thread run on, with the signal it was about to get.
 
         Never fails: a thread that is gone needs nothing, and one that would not
         stop cannot be detached by request; the end of this thread lets it go.
+
+        :return: whether the process had stood still until now
         """
-        if not self._tracees:
-            return  # thawed already
+        whole = True
+        detached = 0
         for tracee in self._tracees.values():
             if tracee.stopped:
                 try:
                     ptrace.detach(tracee.tid, tracee.signal)
                 except ProcessLookupError:
-                    pass  # killed while it stood still
-        self.thawed_at = time.monotonic()
+                    # SIGKILL undoes every stop, so the first tells. Later ones may
+                    # have been ended by one that runs again: execve(2), exit(2).
+                    whole = whole and detached > 0
+                detached += 1
+        if self._tracees:
+            self.thawed_at = time.monotonic()
         self._reaper_done.set()
         if self._reaper is not None:
             self._reaper.join()
         self._tracees.clear()
+        return whole
 
     # -- attach ----------------------------------------------------------------
 

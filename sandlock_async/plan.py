@@ -17,6 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -210,11 +211,21 @@ class Pages:
         ranges: tuple[list[int], list[int], list[bool]],
         safe: Mapping[int, list[int]] | None = None,
     ) -> None:
+        self.ranges = ranges
         self.safe = safe or {}
-        self._starts, self._ends, owned = ranges
-        own = [at for at, is_own in enumerate(owned) if is_own]
-        self._own_starts = [self._starts[at] for at in own]
-        self._own_ends = [self._ends[at] for at in own]
+        self._starts, self._ends, self._owned = ranges
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Pages):
+            return NotImplemented
+        return self.ranges == other.ranges and self.safe == other.safe
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def _own(self) -> tuple[list[int], list[int]]:
+        own = [at for at, is_own in enumerate(self._owned) if is_own]
+        return [self._starts[at] for at in own], [self._ends[at] for at in own]
 
     def populated(self, start: int, end: int) -> list[int]:
         """Return the flat ranges of ``[start, end)``, adjacent ones joined."""
@@ -226,7 +237,7 @@ class Pages:
 
     def owned(self, start: int, end: int) -> list[int]:
         """Return those of them that are the process's own."""
-        starts, ends = self._own_starts, self._own_ends
+        starts, ends = self._own
         low = bisect_right(ends, start)
         if low == len(ends) or starts[low] >= end:
             return []  # most often
@@ -235,11 +246,12 @@ class Pages:
 
     def changed(self, candidates: Sequence[Wanted]) -> list[Wanted]:
         """Return those of ascending *candidates* in which there is an own page."""
-        if len(self._own_starts) > len(candidates):
+        starts, ends = self._own
+        if len(starts) > len(candidates):
             return [this for this in candidates if self.owned(this.start, this.end)]
         found: list[Wanted] = []
         index = 0
-        for start, end in zip(self._own_starts, self._own_ends, strict=True):
+        for start, end in zip(starts, ends, strict=True):
             index = bisect_right(candidates, start, index, key=_end_of)
             while index < len(candidates) and candidates[index].start < end:
                 found.append(candidates[index])
@@ -261,6 +273,28 @@ def _joined(starts: list[int], ends: list[int], start: int, end: int) -> list[in
     flat = [0] * (2 * len(starts))
     flat[0::2], flat[1::2] = starts, ends
     return flat
+
+
+class Planner:
+    """Plans, and plans again under the freeze: what has not changed, it need not."""
+
+    def __init__(self) -> None:
+        self._inputs: tuple[object, ...] = ()
+        self._plan = Plan(segments=(), skipped=())
+
+    def plan(
+        self,
+        wanted: Selection,
+        vm_flags: VmFlags,
+        pages: Pages,
+        shared: Mapping[int, list[int]],
+    ) -> Plan:
+        """Return :func:`plan_segments` of these; the very same object if they equal."""
+        inputs = (id(wanted), id(vm_flags), pages, shared)
+        if inputs != self._inputs:
+            self._plan = plan_segments(wanted, vm_flags, pages, shared)
+            self._inputs = inputs
+        return self._plan
 
 
 def plan_segments(

@@ -26,7 +26,7 @@ from sandlock_async.snapshot.facts import parse_fds
 from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.survey import Survey
-from sandlock_async.snapshot.thread_facts import parse_threads, read_names
+from sandlock_async.snapshot.thread_facts import parse_threads, read_lasting
 from sandlock_async.snapshot.vm_areas import describe_areas
 from sandlock_async.snapshot.window import View, look
 from sandlock_async.store.buffers import Buffers
@@ -80,8 +80,9 @@ class Snapshot:
         :raises UnsupportedArchError: if the process turns out to run 32-bit code
         """
         facts, pid = self.view.facts, self.target.pid
-        names = read_names(pid, facts.threads)
-        threads = parse_threads(facts.threads, names, pid, self.target.machine)
+        machine = self.target.machine
+        lasting = read_lasting(pid, facts.threads, machine)
+        threads = parse_threads(facts.threads, lasting, pid, machine)
         held, extended = partition_segments(
             self.source.segments(streamed),
             (segment.mapping.map for segment in self.source.plan.segments),
@@ -243,7 +244,7 @@ async def _spill_pending(
         try:
             if not over.wait(deadline.left):
                 raise copy_overdue(group.pid, deadline)
-            group.check_frozen()
+            group.release()
         finally:
             group.thaw()
 

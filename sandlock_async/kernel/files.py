@@ -91,7 +91,7 @@ def open_fd(path: str, flags: int = os.O_RDONLY) -> int:
 
     :raises OSError: ``ENOENT`` if it is gone, ``EACCES`` without rights
     """
-    return check(_open(path.encode(), flags | os.O_CLOEXEC), f"open({path})")
+    return check(_open(path.encode(), flags | os.O_CLOEXEC), "open", path)
 
 
 def read_record(path: str) -> bytes:
@@ -120,7 +120,7 @@ def _read_until(path: str, last: int) -> bytes:
         buffer = _scratch.buffer
         pieces: list[bytes] = []
         while True:
-            count = check(_read(fd, buffer, _BUFFER_BYTES), f"read({path})")
+            count = check(_read(fd, buffer, _BUFFER_BYTES), "read", path)
             pieces.append(ctypes.string_at(buffer, count))
             if count <= last:
                 return b"".join(pieces)
@@ -134,7 +134,7 @@ def read_link(path: str) -> bytes:
     :raises OSError: ``ENOENT`` if it is gone, ``EACCES`` without rights
     """
     buffer = _scratch.buffer
-    count = check(_readlink(path.encode(), buffer, _BUFFER_BYTES), f"readlink({path})")
+    count = check(_readlink(path.encode(), buffer, _BUFFER_BYTES), "readlink", path)
     return ctypes.string_at(buffer, count)
 
 
@@ -148,7 +148,7 @@ def list_numbers(path: str) -> list[int]:
         buffer = _scratch.buffer
         numbers: list[int] = []
         while count := check(
-            _getdents64(fd, buffer, _BUFFER_BYTES), f"getdents64({path})"
+            _getdents64(fd, buffer, _BUFFER_BYTES), "getdents64", path
         ):
             entries = ctypes.string_at(buffer, count)
             position = 0
@@ -171,7 +171,7 @@ def pread(fd: int, address: int, size: int, offset: int, *, hold_gil: bool) -> i
     :raises OSError: as pread(2); ``EIO`` from ``/proc/PID/mem`` where nothing is mapped
     """
     call = _pread_holding_gil if hold_gil else _pread
-    return check(call(fd, address, size, offset), f"pread({fd})")
+    return check(call(fd, address, size, offset), "pread", fd)
 
 
 def data_ranges(fd: int, start: int, end: int) -> list[int]:
@@ -184,12 +184,12 @@ def data_ranges(fd: int, start: int, end: int) -> list[int]:
     found: list[int] = []
     while start < end:
         try:
-            low = check(_lseek(fd, start, os.SEEK_DATA), f"lseek({fd})")
+            low = check(_lseek(fd, start, os.SEEK_DATA), "lseek", fd)
         except OSError as error:
             if error.errno != errno.ENXIO:  # a hole up to the end
                 raise
             break
-        start = min(check(_lseek(fd, low, os.SEEK_HOLE), f"lseek({fd})"), end)
+        start = min(check(_lseek(fd, low, os.SEEK_HOLE), "lseek", fd), end)
         if low < start:
             found += (low, start)
     return found
@@ -207,7 +207,8 @@ def count_threads(pid: int) -> int:
     path = f"/proc/{pid}/task"
     check(
         _statx(_AT_FDCWD, path.encode(), 0, _STATX_NLINK, ctypes.addressof(found)),
-        f"statx({path})",
+        "statx",
+        path,
     )
     return int(found.stx_nlink) - 2
 

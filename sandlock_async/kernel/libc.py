@@ -51,10 +51,11 @@ def sleep_precisely() -> None:
     _prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
-def check(result: int, call: str) -> int:
+def check(result: int, call: str, *arguments: object) -> int:
     """Return *result*, or raise the :exc:`OSError` that errno names."""
     if result == -1:
         errno = ctypes.get_errno()
-        raise OSError(errno, f"{call}: {os.strerror(errno)}")
+        what = ", ".join(map(str, arguments))
+        raise OSError(errno, f"{call}({what}): {os.strerror(errno)}")
 
     return result

@@ -59,4 +59,4 @@ class Arena:
         result = _madvise(self.address, self.size, advice)
         # EINVAL: the kernel does not know the advice; then the copy faults in.
         if result == -1 and ctypes.get_errno() != errno.EINVAL:
-            check(result, f"madvise({self.size} bytes)")
+            check(result, "madvise", self.size)

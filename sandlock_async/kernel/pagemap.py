@@ -136,7 +136,7 @@ class Pagemap:
         arg.start, arg.end = start, end
         while start < end:
             count = check(
-                call(self._fd, PAGEMAP_SCAN, self._arg_address), "ioctl(PAGEMAP_SCAN)"
+                call(self._fd, PAGEMAP_SCAN, self._arg_address), "ioctl", "PAGEMAP_SCAN"
             )
             regions = vec[: 3 * count]
             found.starts.extend(regions[0::3])

@@ -43,5 +43,6 @@ def readv(pid: int, remote: "array[int]", address: int, *, hold_gil: bool) -> in
     call = _readv_holding_gil if hold_gil else _readv
     return check(
         call(pid, ctypes.addressof(local), 1, base, len(remote) // 2, 0),
-        f"process_vm_readv({pid})",
+        "process_vm_readv",
+        pid,
     )

@@ -95,7 +95,7 @@ def seize(tid: int) -> None:
     :raises OSError: ``ESRCH`` if there is no such thread, ``EPERM`` if it may not
         be traced, has a tracer already, or is exiting
     """
-    check(_ptrace_blocking(Request.SEIZE, tid, None, None), f"ptrace(SEIZE, {tid})")
+    check(_ptrace_blocking(Request.SEIZE, tid, None, None), "ptrace", "SEIZE", tid)
 
 
 def interrupt(tid: int) -> None:
@@ -103,7 +103,7 @@ def interrupt(tid: int) -> None:
 
     :raises OSError: ``ESRCH`` if the tracee is gone
     """
-    check(_ptrace(Request.INTERRUPT, tid, None, None), f"ptrace(INTERRUPT, {tid})")
+    check(_ptrace(Request.INTERRUPT, tid, None, None), "ptrace", "INTERRUPT", tid)
 
 
 def stop_siginfo(tid: int) -> tuple[int, int] | None:
@@ -116,7 +116,7 @@ def stop_siginfo(tid: int) -> tuple[int, int] | None:
     if _ptrace(Request.GETSIGINFO, tid, None, ctypes.addressof(siginfo)) == -1:
         if ctypes.get_errno() == errno.ESRCH:
             return None
-        check(-1, f"ptrace(GETSIGINFO, {tid})")
+        check(-1, "ptrace", "GETSIGINFO", tid)
     return siginfo.si_signo, siginfo.si_code
 
 
@@ -141,7 +141,9 @@ def getregset(tid: int, regset: int) -> bytes:
     iov = iovec(_scratch.address, len(_scratch.buffer))
     check(
         _ptrace(Request.GETREGSET, tid, regset, ctypes.addressof(iov)),
-        f"ptrace(GETREGSET, {tid})",
+        "ptrace",
+        "GETREGSET",
+        tid,
     )
     return ctypes.string_at(_scratch.address, iov.iov_len)
 
@@ -154,7 +156,9 @@ def getsigmask(tid: int) -> int:
     mask = ctypes.c_uint64()
     check(
         _ptrace(Request.GETSIGMASK, tid, 8, ctypes.addressof(mask)),
-        f"ptrace(GETSIGMASK, {tid})",
+        "ptrace",
+        "GETSIGMASK",
+        tid,
     )
     return mask.value
 
@@ -176,7 +180,9 @@ def peeksiginfo(tid: int, *, shared: bool) -> list[bytes]:
                 ctypes.addressof(arguments),
                 _scratch.address,
             ),
-            f"ptrace(PEEKSIGINFO, {tid})",
+            "ptrace",
+            "PEEKSIGINFO",
+            tid,
         )
         content = ctypes.string_at(_scratch.address, count * SIGINFO_BYTES)
         found += [
@@ -201,7 +207,9 @@ def get_rseq(tid: int) -> tuple[int, int, int, int]:
             ctypes.sizeof(found),
             ctypes.addressof(found),
         ),
-        f"ptrace(GET_RSEQ_CONFIGURATION, {tid})",
+        "ptrace",
+        "GET_RSEQ_CONFIGURATION",
+        tid,
     )
     return (
         found.rseq_abi_pointer,
@@ -220,7 +228,8 @@ def get_robust_list(tid: int, syscall: int) -> tuple[int, int]:
     head, size = ctypes.c_uint64(), ctypes.c_size_t()
     check(
         _syscall(syscall, tid, ctypes.addressof(head), ctypes.addressof(size)),
-        f"get_robust_list({tid})",
+        "get_robust_list",
+        tid,
     )
     return head.value, size.value
 
@@ -230,4 +239,4 @@ def detach(tid: int, signal: int = 0) -> None:
 
     :raises OSError: ``ESRCH`` if the tracee is gone or not stopped
     """
-    check(_ptrace(Request.DETACH, tid, None, signal), f"ptrace(DETACH, {tid})")
+    check(_ptrace(Request.DETACH, tid, None, signal), "ptrace", "DETACH", tid)

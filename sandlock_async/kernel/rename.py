@@ -36,5 +36,7 @@ def renameat2(old: Path, new: Path, flags: Rename) -> None:
     """
     check(
         _renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags),
-        f"renameat2({old}, {new})",
+        "renameat2",
+        old,
+        new,
     )

@@ -38,7 +38,8 @@ def silence_child_stops(*, silent: bool) -> None:
         action.sa_flags &= ~SA_NOCLDSTOP
     check(
         _sigaction(signal.SIGCHLD, ctypes.addressof(action), None),
-        "sigaction(SIGCHLD)",
+        "sigaction",
+        "SIGCHLD",
     )
 
 
@@ -46,6 +47,7 @@ def _current() -> sigaction:
     action = sigaction()
     check(
         _sigaction(signal.SIGCHLD, None, ctypes.addressof(action)),
-        "sigaction(SIGCHLD)",
+        "sigaction",
+        "SIGCHLD",
     )
     return action

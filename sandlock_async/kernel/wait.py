@@ -61,7 +61,7 @@ def reap_thread(tid: int) -> bool:
     if result == -1:
         if ctypes.get_errno() == errno.ECHILD:
             return True
-        check(result, f"waitid({tid})")
+        check(result, "waitid", tid)
     # A ptrace-stop is reported as well, whatever the options say (wait_task_stopped
     # in kernel/exit.c): only these codes mean an end.
     return siginfo.si_signo != 0 and siginfo.si_code in (

@@ -59,6 +59,8 @@ class DirectSource:
         self._readers = readers
         self._backing = MemoryBacking(arena.view)
         self._plan = Plan(segments=(), skipped=())
+        self._inside: list[int] = []
+        self._has_rest = False
         self._shared = SharedMemory()
         self._places: list[_Place] = []
         self._unreadable: list[tuple[int, int]] = []
@@ -71,16 +73,21 @@ class DirectSource:
         :param shared: the open files of shared memory; they are closed with the source
         :raises ProcessGoneError: if the process is killed meanwhile
         """
-        self._plan, self._shared = plan, shared
-        self._places, self._unreadable, self.pending = [], [], []
-        # The ordinary ones lie together in the arena, so that one call takes many.
-        ordinary: list[int] = []
-        for segment in plan.segments:
-            if segment.via is Via.MEMORY:
-                ordinary += segment.populated
-        inside, outside = _split(ordinary, self._arena.size)
-        self._copy_ordinary(inside)
-        if outside or any(segment.via is not Via.MEMORY for segment in plan.segments):
+        self._unreadable, self.pending = [], []
+        if plan is not self._plan:
+            self._plan, self._places = plan, []
+            # The ordinary ones lie together in the arena: one call takes many.
+            ordinary: list[int] = []
+            for segment in plan.segments:
+                if segment.via is Via.MEMORY:
+                    ordinary += segment.populated
+            self._inside, outside = _split(ordinary, self._arena.size)
+            self._has_rest = bool(outside) or any(
+                segment.via is not Via.MEMORY for segment in plan.segments
+            )
+        self._shared = shared
+        self._copy_ordinary(self._inside)
+        if self._has_rest:
             self._copy_the_rest()
 
     def _copy_the_rest(self) -> None:

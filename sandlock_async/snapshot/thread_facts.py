@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sandlock_async.arch import Machine
@@ -18,7 +19,6 @@ class RawThread(NamedTuple):
 
     :ivar queued: ``siginfo_t`` of the signals that wait for it
     :ivar rseq: address, size, signature, flags
-    :ivar robust_list: head, size
     """
 
     tid: int
@@ -27,7 +27,6 @@ class RawThread(NamedTuple):
     signal_mask: int
     queued: list[bytes]
     rseq: tuple[int, int, int, int] | None
-    robust_list: tuple[int, int] | None
 
 
 def read_threads(tids: Sequence[int], machine: Machine) -> list[RawThread]:
@@ -43,29 +42,37 @@ def read_threads(tids: Sequence[int], machine: Machine) -> list[RawThread]:
             ptrace.getsigmask(tid),
             ptrace.peeksiginfo(tid, shared=False),
             _rseq(tid),
-            _robust_list(tid, machine),
         )
         for tid in tids
     ]
 
 
-def read_names(pid: int, threads: Sequence[RawThread]) -> dict[int, str]:
-    """Return the threads' names, without those that have ended since the thaw.
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What a thread has from its start on: it need not be read under the freeze.
 
-    A name tells nothing of the program's state: it can wait until the thaw.
+    :ivar robust_list: head, size
     """
-    names: dict[int, str] = {}
-    for thread in threads:
-        try:
-            name = files.read_record(f"/proc/{pid}/task/{thread.tid}/comm")
-        except OSError:
-            continue
-        names[thread.tid] = name.decode(errors="replace").rstrip("\n")
-    return names
+
+    name: str | None = None
+    robust_list: RobustList | None = None
+
+
+def read_lasting(
+    pid: int, threads: Sequence[RawThread], machine: Machine
+) -> dict[int, Lasting]:
+    """Return what lasts of the threads, without those that have ended since."""
+    return {
+        thread.tid: Lasting(_name(pid, thread.tid), _robust_list(thread.tid, machine))
+        for thread in threads
+    }
 
 
 def parse_threads(
-    raw: Sequence[RawThread], names: dict[int, str], pid: int, machine: Machine
+    raw: Sequence[RawThread],
+    lasting: dict[int, Lasting],
+    pid: int,
+    machine: Machine,
 ) -> tuple[ThreadState, ...]:
     """Return every thread, its registers as numbers.
 
@@ -87,14 +94,12 @@ def parse_threads(
             ThreadState(
                 tid=thread.tid,
                 regs=tuple(memoryview(thread.registers).cast("Q")),
-                name=names.get(thread.tid),
+                name=lasting[thread.tid].name,
                 xstate=thread.xstate,
                 signal_mask=thread.signal_mask,
                 queued=parse_queue(thread.queued),
                 rseq=_parse_rseq(thread.rseq),
-                robust_list=None
-                if thread.robust_list is None
-                else RobustList(head=thread.robust_list[0], size=thread.robust_list[1]),
+                robust_list=lasting[thread.tid].robust_list,
             )
         )
     return tuple(threads)
@@ -134,10 +139,21 @@ def _rseq(tid: int) -> tuple[int, int, int, int] | None:
         return None
 
 
-def _robust_list(tid: int, machine: Machine) -> tuple[int, int] | None:
+def _robust_list(tid: int, machine: Machine) -> RobustList | None:
     try:
-        return ptrace.get_robust_list(tid, machine.get_robust_list)
+        head, size = ptrace.get_robust_list(tid, machine.get_robust_list)
     except OSError as error:
-        if error.errno not in _UNKNOWN:
+        if error.errno not in (*_UNKNOWN, errno.ESRCH):
             raise
         return None
+    return RobustList(head=head, size=size)
+
+
+def _name(pid: int, tid: int) -> str | None:
+    try:
+        name = files.read_record(f"/proc/{pid}/task/{tid}/comm")
+    except OSError as error:
+        if not files.is_gone(error):
+            raise
+        return None
+    return name.decode(errors="replace").rstrip("\n")
