@@ -5,6 +5,7 @@ keeps it in memory. What happens while the target stands still is told in
 :mod:`sandlock_async.snapshot.window`.
 """
 
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,9 @@ from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
 from sandlock_async.events import Committed, Event, Frozen, Progress, Thawed
 from sandlock_async.failure import exhaustion_explained
 from sandlock_async.image import find_format
-from sandlock_async.image.policy import DEFAULT_V1
+from sandlock_async.image.policy import Policy
+from sandlock_async.image.policy.carry import Carried, given_policy
+from sandlock_async.image.writer import lay_out
 from sandlock_async.model import Picture, ProcessState
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
@@ -42,7 +45,7 @@ async def capture(
     target: object,
     *,
     name: str | None = None,
-    policy: bytes | None = None,
+    policy: bytes | Policy | None = None,
     app_state: bytes | None = None,
     timeout: float = 10.0,
 ) -> Checkpoint:
@@ -54,7 +57,8 @@ async def capture(
 
     :param target: a pid, or anything with a ``pid``
     :param name: the checkpoint's name; by default that of the directory it is saved in
-    :param policy: sandlock's ``policy.dat``; by default that of an empty policy
+    :param policy: sandlock's ``policy.dat``, as bytes or decoded; by default that of
+        the sandbox given as *target*, or an empty one
     :param app_state: bytes to keep with it
     :param timeout: seconds for attach and freeze
     :raises CaptureError: in all its forms; the message says why, ``help`` what helps
@@ -68,11 +72,12 @@ async def capture(
             Workers() as workers,
             _sighted(target, workers, DEFAULT_LIMIT) as sight,
         ):
+            carried = await workers.run(_policy, target, policy, _V1.name)
             snapshot = await _to_memory(sight, workers, kept, timeout)
             state = await workers.run(
                 snapshot.process_state, _V1.holds, kept.spilled_pieces
             )
-            picture = _picture(state, snapshot, name, policy, app_state)
+            picture = _picture(state, snapshot, name, carried, app_state)
     except BaseException:
         async with Workers() as workers:
             await workers.run(kept.release)
@@ -117,7 +122,7 @@ async def capture_to(
     directory: StrPath,
     *,
     name: str | None = None,
-    policy: bytes | None = None,
+    policy: bytes | Policy | None = None,
     app_state: bytes | None = None,
     format: str = "v1",
     strategy: str = "auto",
@@ -139,10 +144,14 @@ async def capture_to(
     :param target: a pid, or anything with a ``pid``
     :param directory: the checkpoint; parents are made
     :param name: the checkpoint's name; by default that of the directory
-    :param policy: sandlock's ``policy.dat``; by default that of an empty policy
+    :param policy: sandlock's ``policy.dat``, as bytes or decoded; by default that of
+        the sandbox given as *target*, or an empty one
     :param app_state: bytes to keep with it
-    :param format: the layout; ``"v1"`` is sandlock 0.8.2's
+    :param format: the layout: ``"v1"`` is sandlock 0.8.2's, ``"v2"`` 0.8.6's, ``"v3"``
+        0.9.0's
     :param strategy: ``"auto"`` or ``"direct"``
+    :param exclude_dontdump: leave out what the program wants in no core dump
+        (MADV_DONTDUMP); the report lists it as skipped
     :param timeout: seconds for attach and freeze; the writing afterwards is free
     :param memory_limit: bytes of memory that all captures of this process may hold at
         once; a target with more is written to the disk while it is frozen
@@ -164,7 +173,6 @@ async def capture_to(
     _check_available(
         strategy=strategy,
         tree=tree,
-        exclude_dontdump=exclude_dontdump,
         operation_id=operation_id,
         recipients=recipients,
     )
@@ -182,10 +190,13 @@ async def capture_to(
             durable=durable,
             on_bytes=done.advance,
         ) as draft,
-        _sighted(target, workers, memory_limit) as sight,
+        _sighted(
+            target, workers, memory_limit, exclude_dontdump=exclude_dontdump
+        ) as sight,
     ):
         await workers.run(draft.stage.require, sight.survey.expected_bytes)
         done.total_bytes = sight.survey.expected_bytes
+        carried = await workers.run(_policy, target, policy, layout.name)
 
         names: list[str] = []
 
@@ -216,11 +227,11 @@ async def capture_to(
             thawed = time.monotonic()
             tell(Thawed(pid=pid, freeze_ms=snapshot.freeze_ms, at=thawed))
             state = await workers.run(snapshot.process_state, layout.holds)
-            picture = _picture(state, snapshot, name, policy, app_state)
+            picture = _picture(state, snapshot, name, carried, app_state)
             picture = picture.named(destination.name)
-            files = await workers.run(layout.encode, picture)
-            written = await draft.commit(files)
-            captured = await workers.run(lambda: files.memory_bytes)
+            laid_out = await workers.run(lay_out, picture, layout)
+            written = await draft.commit(laid_out.files)
+            captured = await workers.run(lambda: laid_out.files.memory_bytes)
         finally:
             try:
                 await workers.drained()
@@ -237,7 +248,7 @@ async def capture_to(
         strategy="direct",
         reason=_reason(snapshot),
         threads=snapshot.threads,
-        segments=len(files.segments),
+        segments=len(laid_out.files.segments),
         captured_bytes=captured,
         written_bytes=written,
         freeze_ms=snapshot.freeze_ms,
@@ -249,7 +260,7 @@ async def capture_to(
             "write": 1e3 * (ended - thawed),
         },
         skipped=state.skipped,
-        warnings=_warnings(target, policy),
+        warnings=(*carried.warnings, *laid_out.warnings),
     )
 
 
@@ -264,14 +275,18 @@ class _Sight:
 
 @asynccontextmanager
 async def _sighted(
-    target: object, workers: Workers, memory_limit: int
+    target: object,
+    workers: Workers,
+    memory_limit: int,
+    *,
+    exclude_dontdump: bool = False,
 ) -> AsyncGenerator[_Sight]:
     """Pin the target, look at its memory, and wait for room for a copy of it."""
     with exhaustion_explained(resolve_pid(target)):
         opened = await workers.acquire(Target.close, open_target, target)
     with opened:
         with exhaustion_explained(opened.pid):
-            seen = await workers.run(survey, opened)
+            seen = await workers.run(survey, opened, exclude_dontdump=exclude_dontdump)
         wanted = seen.expected_bytes + seen.expected_bytes // 8 + _GROWTH_BYTES
         async with BUDGET.reserved(wanted, memory_limit) as room:
             yield _Sight(opened, seen, room)
@@ -296,12 +311,13 @@ def _picture(
     state: ProcessState,
     snapshot: Snapshot,
     name: str | None,
-    policy: bytes | None,
+    policy: Carried,
     app_state: bytes | None,
 ) -> Picture:
     return Picture(
         name=name or "",
-        policy=DEFAULT_V1 if policy is None else bytes(policy),
+        policy=policy.data,
+        policy_version=policy.version,
         process_state=state,
         fd_table=snapshot.fd_table(),
         app_state=app_state,
@@ -317,20 +333,16 @@ def _reason(snapshot: Snapshot) -> str:
     return "all of it fitted memory_limit and was copied to memory"
 
 
-def _warnings(target: object, policy: bytes | None) -> tuple[str, ...]:
-    if policy is None and is_sandbox(target):
-        return (
-            "the sandbox's own policy is not in the image: it holds an empty one; "
-            "give policy= to have another",
-        )
-    return ()
+def _policy(target: object, policy: bytes | Policy | None, default: str) -> Carried:
+    sandbox = getattr(target, "_sandbox", target) if is_sandbox(target) else None
+    has_lib64 = os.path.exists("/lib64")
+    return given_policy(policy, sandbox, has_lib64=has_lib64, default=default)
 
 
 def _check_available(
     *,
     strategy: str,
     tree: bool,
-    exclude_dontdump: bool,
     operation_id: str | None,
     recipients: Sequence[object],
 ) -> None:
@@ -338,7 +350,6 @@ def _check_available(
         raise ValueError(f"unknown strategy {strategy!r}: 'auto' or 'direct'")
     wanted = {
         "tree=": tree,
-        "exclude_dontdump=": exclude_dontdump,
         "operation_id=": operation_id is not None,
         "recipients=": bool(recipients),
     }

@@ -218,6 +218,10 @@ class FileSegment(SegmentData):
     def __len__(self) -> int:
         return self._size
 
+    def fd(self) -> int:
+        """Return an open descriptor of the file, which stays the directory's."""
+        return self._directory.segment_fd(self._name)
+
     def ranges(self) -> Sequence[tuple[int, int]]:
         fd = self._directory.segment_fd(self._name)
         found: list[tuple[int, int]] = []

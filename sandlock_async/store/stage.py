@@ -50,7 +50,7 @@ class Stage:
 
     def __init__(self, destination: Path, *, replace: bool, durable: bool) -> None:
         self.destination = destination
-        self.path = destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
+        self.path: Path = destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
         self.durable = durable
         self.written_bytes: int = 0
         self._replace = replace
