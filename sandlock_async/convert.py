@@ -6,8 +6,8 @@ from pathlib import Path
 from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.image import find_format, layout
 from sandlock_async.image.files import Format
-from sandlock_async.image.reader import Read, read_image
-from sandlock_async.image.writer import LaidOut, lay_out
+from sandlock_async.image.reader import Read, read_family
+from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.store.draft import drafted
 from sandlock_async.workers import Workers
 
@@ -51,38 +51,45 @@ async def convert(
     """
     target, place = find_format(format), absolute(destination)
     async with Workers() as workers:
-        read = await workers.acquire(
-            lambda read: read.directory.close(), read_image, absolute(source)
-        )
+        family = await workers.acquire(_close, read_family, absolute(source))
         try:
-            laid_out = await workers.run(_lay_out, read, target)
+            laid_out = await workers.run(_lay_out, family, target)
             async with drafted(
                 place, workers, replace=replace, durable=durable
             ) as draft:
+                for child in family[1:]:
+                    await draft.add_child(child.picture.process_state.pid)
                 linked_bytes, left = await draft.share(laid_out.files)
                 copied_bytes = await draft.commit(left)
         finally:
-            await workers.run(read.directory.close)
+            await workers.run(_close, family)
     return ConversionReport(
         path=place,
         format=target.name,
         linked_bytes=linked_bytes,
         copied_bytes=copied_bytes,
-        warnings=(*laid_out.warnings, *_lost(read, target)),
+        warnings=(*laid_out.warnings, *_lost(family[0], target)),
     )
 
 
-def _lay_out(read: Read, target: Format) -> LaidOut:
-    laid_out = lay_out(read.picture, target)
-    if read.format is not target:
+def _close(family: list[Read]) -> None:
+    for read in family:
+        read.directory.close()
+
+
+def _lay_out(family: list[Read], target: Format) -> LaidOut:
+    pictures = [read.picture for read in family]
+    laid_out = lay_out_tree(pictures[0], pictures[1:], target)
+    if family[0].format is not target:
         return laid_out
     # As they are, not as we would write them.
+    directory = family[0].directory
     small = dict(laid_out.files.small)
     for name in small:
-        content = read.directory.read_optional(name)
+        content = directory.read_optional(name)
         if content is not None:
             small[name] = content
-    return LaidOut(files=replace(laid_out.files, small=small), warnings=())
+    return replace(laid_out, files=replace(laid_out.files, small=small), warnings=())
 
 
 def _lost(read: Read, target: Format) -> list[str]:

@@ -7,15 +7,15 @@ the memory budget is handed on from there, under the freeze, piece by piece.
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sandlock_async.clock import Deadline
 from sandlock_async.completion import Overdue, completed, shielded, task_group
-from sandlock_async.errors import FreezeTimeoutError
+from sandlock_async.descendants import find_descendants
+from sandlock_async.errors import FreezeTimeoutError, ProcessGoneError
 from sandlock_async.failure import exhaustion_explained
-from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel.memory import Arena
 from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
 from sandlock_async.plan import Plan
@@ -25,12 +25,14 @@ from sandlock_async.snapshot.direct import DirectSource, Pending, Run
 from sandlock_async.snapshot.facts import parse_fds
 from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
-from sandlock_async.snapshot.survey import Survey
+from sandlock_async.snapshot.subject import Subject
+from sandlock_async.snapshot.survey import Survey, survey
 from sandlock_async.snapshot.thread_facts import parse_threads, read_lasting
+from sandlock_async.snapshot.view import View
 from sandlock_async.snapshot.vm_areas import describe_areas
-from sandlock_async.snapshot.window import View, look
+from sandlock_async.snapshot.window import look, release
 from sandlock_async.store.buffers import Buffers
-from sandlock_async.target import Target
+from sandlock_async.target import Target, open_target
 from sandlock_async.tracer import TracerThread
 from sandlock_async.waiters import (
     LoopFacts,
@@ -43,30 +45,60 @@ from sandlock_async.workers import THREADS, Workers
 _PATIENCE_S = 2.0
 """How long after its timeout a thread that is stuck in the kernel is waited for."""
 
-Spill = Callable[[Plan, int, list[Run]], Awaitable[None]]
-"""Takes memory that must be written while the target is frozen: the plan, the number
-of the segment in it, and the bytes."""
+Spill = Callable[[int, Plan, int, list[Run]], Awaitable[None]]
+"""Takes memory that must be written while the target is frozen: the pid, the plan, the
+number of the segment in it, and the bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """A process in view before its freeze.
+
+    :ivar room: bytes of memory that its copy may take
+    """
+
+    target: Target
+    survey: Survey
+    room: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Processes as they were at one instant, in our memory; they run again.
+
+    :ivar snapshots: of each; the target's first, then its descendants'
+    :ivar threads: of all together
+    :ivar attach_ms: from the first request to the first interrupt
+    :ivar freeze_ms: from the first interrupt to the last detach
+    :ivar spilled_bytes: what did not fit the memory budget
+    :ivar ended: descendants that had ended, and that nobody had reaped
+    """
+
+    snapshots: "tuple[Snapshot, ...]"
+    attach_ms: float
+    freeze_ms: float
+    spilled_bytes: int
+    ended: tuple[int, ...]
+
+    @property
+    def threads(self) -> int:
+        """How many there are in all processes."""
+        return sum(len(this.view.facts.threads) for this in self.snapshots)
+
+    def close(self) -> None:
+        """Give the memory back; closing twice does nothing."""
+        for snapshot in self.snapshots:
+            snapshot.source.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A process as it was, in our memory; the process itself runs again.
-
-    :ivar attach_ms: from the first request to the first interrupt
-    :ivar freeze_ms: from the first interrupt to the last detach
-    :ivar copied_bytes: bytes read while it was frozen
-    :ivar spilled_bytes: those of them that did not fit the memory budget
-    """
+    """A process as it was."""
 
     target: Target
     view: View
     source: DirectSource
     files: Identities
-    threads: int
-    attach_ms: float
-    freeze_ms: float
-    copied_bytes: int
-    spilled_bytes: int
 
     def process_state(
         self,
@@ -123,101 +155,198 @@ def partition_segments(
     return tuple(held), tuple(extended)
 
 
-async def take_snapshot(
-    target: Target,
-    seen: Survey,
+async def take_scene(
+    sights: Sequence[Sight],
     *,
-    room: int,
+    tree: bool,
     timeout: float,
     workers: Workers,
     buffers: Buffers,
     spill: Spill,
     on_frozen: Callable[[int], None] = lambda _: None,
-) -> Snapshot:
-    """Freeze the target, copy it, and let it run again.
+) -> Scene:
+    """Freeze the target and what is to go with it, copy them, and let them run again.
 
-    However this ends, when it ends the target runs.
+    However this ends, when it ends all of them run.
 
-    :param room: bytes of memory for the copy
+    :param sights: the target, and its descendants as far as they are known
+    :param tree: look for descendants that have been started since
     :param timeout: seconds for attach and freeze
     :param on_frozen: told the number of threads, if anything is spilled
-    :return: the snapshot; close its source when the bytes are no longer wanted
+    :return: the scene; close it when the bytes are no longer wanted
     """
-    with exhaustion_explained(target.pid):
-        arena = await workers.acquire(Arena.close, Arena, room)
-    source: DirectSource | None = None
+    pid = sights[0].target.pid
+    deadline = Deadline(timeout)
+    cast: list[Subject] = []
+    company = _Descendants(cast, deadline, workers, sights[0].survey, tree=tree)
     stuck = False
     try:
-        deadline = Deadline(timeout)
-        source = DirectSource(Copier(target.pid, deadline), arena, workers)
-        group = ThreadGroup(target.pid, deadline)
+        for sight in sights:
+            with exhaustion_explained(pid):
+                cast.append(
+                    await workers.acquire(
+                        lambda made: made.source.close(),
+                        _make_subject,
+                        sight,
+                        deadline,
+                        workers,
+                    )
+                )
         began = time.monotonic()
         held = ExitStack()
         with child_stops_silenced(), held:
-            with exhaustion_explained(target.pid):
-                tracer = TracerThread(target.pid)
+            with exhaustion_explained(pid):
+                tracer = TracerThread(pid)
             try:
-                view, threads = await _look(
-                    tracer, group, deadline, target, seen, source, held
-                )
-                if source.pending:
-                    on_frozen(threads)
+                await _look(tracer, cast, company, deadline, held)
+                if any(subject.source.pending for subject in cast):
+                    on_frozen(sum(len(this.view.facts.threads) for this in cast))
                     await _spill_pending(
-                        tracer, group, deadline, source, workers, buffers, spill
+                        tracer, cast, deadline, workers, buffers, spill
                     )
             except Overdue:
                 stuck = True
                 deadline.abort()  # it lets go as soon as the kernel returns
-                raise _stuck_error(target.pid, deadline) from None
+                raise _stuck_error(pid, deadline) from None
             finally:
                 if stuck:
                     tracer.shutdown(wait=False)
                 else:
                     # The end of the thread would let the target go as well, but not
                     # hand over the signals that were caught in flight.
-                    tracer.submit(group.thaw)
+                    tracer.submit(_thaw, cast)
                     await workers.run(tracer.shutdown)
-        with exhaustion_explained(target.pid):
-            await workers.run(
-                source.read_mapped_files, target.pid, target.root_fd, seen.files
-            )
-        source.trim()
+        with exhaustion_explained(pid):
+            await workers.run(_settle, cast)
     except BaseException:
         # A thread that is stuck may still write to the arena.
         if not stuck:
-            await workers.run(source.close if source is not None else arena.close)
+            await workers.run(_close, cast, company)
         raise
-    return Snapshot(
-        target=target,
-        view=view,
-        source=source,
-        files=seen.files,
-        threads=threads,
-        attach_ms=1e3 * (group.frozen_at - began),
-        freeze_ms=1e3 * (group.thawed_at - group.frozen_at),
-        copied_bytes=source.copied_bytes,
-        spilled_bytes=sum(pending.size for pending in source.pending),
+    await workers.run(company.close)
+    frozen_at = min(subject.group.frozen_at for subject in cast)
+    thawed_at = max(subject.group.thawed_at for subject in cast)
+    return Scene(
+        snapshots=tuple(
+            Snapshot(
+                target=subject.target,
+                view=subject.view,
+                source=subject.source,
+                files=subject.survey.files,
+            )
+            for subject in cast
+        ),
+        attach_ms=1e3 * (frozen_at - began),
+        freeze_ms=1e3 * (thawed_at - frozen_at),
+        spilled_bytes=sum(
+            pending.size for subject in cast for pending in subject.source.pending
+        ),
+        ended=tuple(sorted(company.ended)),
     )
+
+
+def _make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
+    arena = Arena(sight.room)
+    source = DirectSource(Copier(sight.target.pid, deadline), arena, workers)
+    return Subject(sight.target, sight.survey, source, deadline)
+
+
+class _Descendants:
+    """Finds, under the freeze, descendants that nobody had seen before it.
+
+    :ivar ended: those that had ended before they stood still
+    """
+
+    def __init__(
+        self,
+        subjects: list[Subject],
+        deadline: Deadline,
+        workers: Workers,
+        first: Survey,
+        *,
+        tree: bool,
+    ) -> None:
+        self._subjects = subjects
+        self._deadline = deadline
+        self._workers = workers
+        self._exclude_dontdump = first.exclude_dontdump
+        self._tree = tree
+        self._opened: list[Target] = []
+        self.ended: set[int] = set()
+
+    def find_new(self) -> list[Subject]:
+        """Return those that have not been seen yet; on the tracer's thread."""
+        if not self._tree:
+            return []
+        known = {subject.target.pid for subject in self._subjects} | self.ended
+        found: list[Subject] = []
+        for pid in find_descendants(self._subjects[0].target.pid):
+            if pid in known:
+                continue
+            try:
+                target = open_target(pid)
+                self._opened.append(target)
+                seen = survey(target, exclude_dontdump=self._exclude_dontdump)
+            except ProcessGoneError:
+                self.ended.add(pid)
+                continue
+            room = seen.expected_bytes + NEWCOMER_GROWTH_BYTES
+            sight = Sight(target=target, survey=seen, room=room)
+            found.append(_make_subject(sight, self._deadline, self._workers))
+        return found
+
+    def leave(self, subject: Subject) -> None:
+        """Take note that one has ended before it stood still."""
+        self.ended.add(subject.target.pid)
+        subject.source.close()
+
+    def close(self) -> None:
+        """Let the processes go that were found here."""
+        while self._opened:
+            self._opened.pop().close()
+
+
+NEWCOMER_GROWTH_BYTES = 1 << 20
+"""Room for what a descendant touches between the look before and its freeze."""
+
+
+def _thaw(cast: list[Subject]) -> None:
+    for subject in cast:
+        subject.group.thaw()
+
+
+def _settle(cast: list[Subject]) -> None:
+    """Do what had to wait for the thaw, and give back what is not needed."""
+    for subject in cast:
+        target = subject.target
+        subject.source.read_mapped_files(
+            target.pid, target.root_fd, subject.survey.files
+        )
+        subject.source.trim()
+
+
+def _close(cast: list[Subject], company: _Descendants) -> None:
+    for subject in cast:
+        subject.source.close()
+    company.close()
 
 
 async def _look(
     tracer: TracerThread,
-    group: ThreadGroup,
+    cast: list[Subject],
+    company: _Descendants,
     deadline: Deadline,
-    target: Target,
-    seen: Survey,
-    source: DirectSource,
     held: ExitStack,
-) -> tuple[View, int]:
+) -> None:
     loop = LoopFacts.of(asyncio.get_running_loop())
 
-    def job() -> tuple[View, int]:
-        check_waiters(target, loop)
-        held.enter_context(polls_held(target))
-        view = look(target, group, seen, source)
-        return view, len(view.facts.threads)
+    def job() -> None:
+        for subject in cast:
+            check_waiters(subject.target, loop)
+        held.enter_context(polls_held(cast[0].target))
+        look(cast, company)
 
-    return await completed(
+    await completed(
         tracer.submit(job),
         on_cancel=deadline.abort,
         patience=deadline.seconds + _PATIENCE_S,
@@ -226,14 +355,13 @@ async def _look(
 
 async def _spill_pending(
     tracer: TracerThread,
-    group: ThreadGroup,
+    cast: list[Subject],
     deadline: Deadline,
-    source: DirectSource,
     workers: Workers,
     buffers: Buffers,
     spill: Spill,
 ) -> None:
-    """Hand on what is pending, a few pieces at a time; then the target runs again.
+    """Hand on what is pending, a few pieces at a time; then all run again.
 
     The tracer's thread ends the freeze by itself when the time is over: the event
     loop may be busy or gone by then, or a writer wait for a disk.
@@ -243,22 +371,27 @@ async def _spill_pending(
     def hold() -> None:
         try:
             if not over.wait(deadline.left):
-                raise copy_overdue(group.pid, deadline)
-            group.release()
+                raise copy_overdue(cast[0].target.pid, deadline)
+            release(cast)
         finally:
-            group.thaw()
+            _thaw(cast)
 
-    async def hand_on(pieces: "list[Pending]") -> None:
+    async def hand_on(pieces: "list[tuple[Subject, Pending]]") -> None:
         while pieces:
-            piece = pieces.pop()
+            subject, piece = pieces.pop()
+            source = subject.source
             async with buffers.lent() as buffer:
                 runs = await workers.run(
                     source.read, piece, buffer.view, buffer.address
                 )
-                await spill(source.plan, piece.index, runs)
+                await spill(subject.target.pid, source.plan, piece.index, runs)
 
     async def hand_on_all() -> None:
-        pieces = source.pending[::-1]
+        pieces = [
+            (subject, piece)
+            for subject in reversed(cast)
+            for piece in reversed(subject.source.pending)
+        ]
         async with task_group() as tasks:
             for _ in range(THREADS):
                 tasks.start_soon(hand_on, pieces)

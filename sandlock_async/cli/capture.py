@@ -86,6 +86,7 @@ def _seconds(value: str | float) -> float:
     show_default=True,
     help="Memory for the copy; more is written while the process is frozen.",
 )
+@click.option("--tree", is_flag=True, help="Its descendants too, at the same instant.")
 @click.option(
     "--exclude-dontdump",
     is_flag=True,
@@ -117,6 +118,7 @@ def capture(
     strategy: str,
     timeout: float,
     memory_limit: int,
+    tree: bool,
     exclude_dontdump: bool,
     replace: bool,
     no_durable: bool,
@@ -140,6 +142,7 @@ def capture(
         strategy=strategy,
         timeout=timeout,
         memory_limit=memory_limit,
+        tree=tree,
         exclude_dontdump=exclude_dontdump,
         replace=replace,
         durable=not no_durable,
@@ -180,6 +183,7 @@ def report_table(report: CaptureReport) -> Table:
             ("frozen", output.milliseconds(report.freeze_ms)),
             ("in all", output.milliseconds(report.total_ms)),
             ("threads", report.threads),
+            *([("children", len(report.children))] if report.children else []),
             ("segments", report.segments),
             ("captured", output.size(report.captured_bytes)),
             ("written", output.size(report.written_bytes)),

@@ -56,6 +56,14 @@ class Draft:
             await self._workers.run(stage.commit, meta)
         return stage.written_bytes + self.stream.written_bytes
 
+    async def add_child(self, pid: int) -> None:
+        """Make the folders of a descendant; doing so twice does nothing.
+
+        :raises StoreError: if they cannot be made
+        """
+        async with self._translated(lambda: 0):
+            await self._workers.run(self.stage.add_child, pid)
+
     async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
         """Write some bytes of the memory file *name*, of *size* bytes in all.
 
