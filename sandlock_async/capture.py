@@ -25,6 +25,7 @@ from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import Picture, ProcessState
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
+from sandlock_async.scene import Scene, Sight, Snapshot
 from sandlock_async.sights import sighted
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.kept import Kept
@@ -32,7 +33,7 @@ from sandlock_async.snapshot.spill import SpillFile
 from sandlock_async.store.buffers import Buffers
 from sandlock_async.store.draft import drafted
 from sandlock_async.target import is_sandbox, resolve_pid
-from sandlock_async.tracing import Scene, Sight, Snapshot, take_scene
+from sandlock_async.tracing import take_scene
 from sandlock_async.workers import Workers
 
 _V1 = find_format("v1")

@@ -4,12 +4,13 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sandlock_async.budget import BUDGET
+from sandlock_async.company import NEWCOMER_GROWTH_BYTES
 from sandlock_async.descendants import find_descendants
 from sandlock_async.errors import ProcessGoneError
 from sandlock_async.failure import exhaustion_explained, translate
+from sandlock_async.scene import Sight
 from sandlock_async.snapshot.survey import Survey, survey
 from sandlock_async.target import Target, open_target, resolve_pid
-from sandlock_async.tracing import NEWCOMER_GROWTH_BYTES, Sight
 from sandlock_async.workers import Workers
 
 _GROWTH_BYTES = 8 << 20

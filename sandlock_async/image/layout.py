@@ -17,7 +17,13 @@ EXTENDED = "extended"
 EXTENDED_PROCESS = "extended/process.json"
 EXTENDED_MEMORY = "extended/memory"
 
-DIRECTORIES = ("process", "process/threads", MEMORY, EXTENDED, EXTENDED_MEMORY)
+DIRECTORIES: tuple[str, ...] = (
+    "process",
+    "process/threads",
+    MEMORY,
+    EXTENDED,
+    EXTENDED_MEMORY,
+)
 """Every folder of an image, parents first."""
 
 CHILDREN = "children"

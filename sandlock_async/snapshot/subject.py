@@ -23,8 +23,8 @@ class Subject:
         self.target = target
         self.survey = survey
         self.source = source
-        self.group = ThreadGroup(target.pid, deadline)
-        self.planner = Planner()
+        self.group: ThreadGroup = ThreadGroup(target.pid, deadline)
+        self.planner: Planner = Planner()
         self._view: View | None = None
 
     @property
