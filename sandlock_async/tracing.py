@@ -92,12 +92,12 @@ async def take_scene(
                     await workers.run(tracer.shutdown)
         with exhaustion_explained(pid):
             await workers.run(_settle, cast)
+        await workers.run(company.close)
     except BaseException:
         # A thread that is stuck may still write to the arena.
         if not stuck:
             await workers.run(_close, cast, company)
         raise
-    await workers.run(company.close)
     frozen_at = min(subject.group.frozen_at for subject in cast)
     thawed_at = max(subject.group.thawed_at for subject in cast)
     return Scene(
