@@ -4,10 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sandlock_async.checkpoint import StrPath, absolute
+from sandlock_async.errors import StoreError
 from sandlock_async.image import find_format, layout
-from sandlock_async.image.files import Format
+from sandlock_async.image.directory import FileSegment
+from sandlock_async.image.files import Format, ImageFiles
 from sandlock_async.image.reader import Read, read_family
 from sandlock_async.image.writer import LaidOut, lay_out_tree
+from sandlock_async.model import MemorySegment
 from sandlock_async.store.draft import drafted
 from sandlock_async.workers import Workers
 
@@ -51,6 +54,7 @@ async def convert(
     """
     target, place = find_format(format), absolute(destination)
     async with Workers() as workers:
+        await workers.run(_check_apart, absolute(source), place)
         family = await workers.acquire(_close, read_family, absolute(source))
         try:
             laid_out = await workers.run(_lay_out, family, target)
@@ -72,6 +76,16 @@ async def convert(
     )
 
 
+def _check_apart(source: Path, destination: Path) -> None:
+    for parent in destination.parents:
+        if parent.exists() and source.exists() and parent.samefile(source):
+            raise StoreError(
+                f"{destination} lies in the checkpoint that is to be converted",
+                path=destination,
+                help="choose a directory beside it",
+            )
+
+
 def _close(family: list[Read]) -> None:
     for read in family:
         read.directory.close()
@@ -80,22 +94,35 @@ def _close(family: list[Read]) -> None:
 def _lay_out(family: list[Read], target: Format) -> LaidOut:
     pictures = [read.picture for read in family]
     laid_out = lay_out_tree(pictures[0], pictures[1:], target)
-    if family[0].format is not target:
+    if any(read.format is not target for read in family):
         return laid_out
-    # As they are, not as we would write them.
-    directory = family[0].directory
-    small = dict(laid_out.files.small)
-    for name in small:
-        content = directory.read_optional(name)
-        if content is not None:
-            small[name] = content
-    return replace(laid_out, files=replace(laid_out.files, small=small), warnings=())
+    # As they are, not as we would write and name them.
+    small: dict[str, bytes] = {}
+    segments: list[tuple[str, MemorySegment]] = []
+    for number, read in enumerate(family):
+        pid = read.picture.process_state.pid if number else None
+        for name in reversed(layout.FILES):
+            content = read.directory.read_optional(name)
+            if content is not None:
+                small[_named(pid, name)] = content
+        segments += [
+            (_named(pid, segment.data.name), segment)
+            for segment in read.picture.process_state.all_segments()
+            if isinstance(segment.data, FileSegment)
+        ]
+    files = ImageFiles(small=small, segments=tuple(segments))
+    return replace(laid_out, files=files, warnings=())
+
+
+def _named(pid: int | None, name: str) -> str:
+    return name if pid is None else layout.child_name(pid, name)
 
 
 def _lost(read: Read, target: Format) -> list[str]:
     state = read.picture.process_state
-    partial = read.format.version == layout.V1 and not state.vm_areas
-    if partial and target is not read.format:
+    held = {segment.start for segment in state.all_segments()}
+    partial = all(this.start in held for this in state.memory_maps)
+    if partial and target.version != layout.V1 and target is not read.format:
         return [
             "the image lists only the mappings it holds the bytes of: sandlock loads "
             "it, but can never restore it"

@@ -313,10 +313,10 @@ def plan_segments(
     skipped = list(wanted.left_out)
     for this in wanted.whole:
         mapping, via = this.mapping, this.via
-        if "um" in vm_flags.get(this.start, _NO_FLAGS):
-            there = pages.safe[this.start]
-        elif shared and this.start in shared:
+        if shared and this.start in shared:
             there, via = shared[this.start], Via.SHARED
+        elif "um" in vm_flags.get(this.start, _NO_FLAGS):
+            there = pages.safe[this.start]
         else:
             there = pages.populated(this.start, this.end)
         from_file: list[int] = []

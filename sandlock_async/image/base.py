@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sandlock_async.image import layout
 from sandlock_async.image.directory import ImageDirectory
@@ -133,7 +134,7 @@ class Base:
                 threads=(main,),
                 memory_maps=self.maps,
             )
-        self._check(extended)
+        self._check(extended, segments)
         return ProcessState(
             pid=self.pid,
             cwd=self.cwd,
@@ -149,8 +150,24 @@ class Base:
             skipped=extended.skipped,
         )
 
-    def _check(self, extended: Extended) -> None:
+    def _check(self, extended: Extended, segments: Sequence[MemorySegment]) -> None:
         reason = None
+        maps = extended.all_maps()
+        ends = {this.start: this.end for this in maps}
+        starts = [segment.start for segment in segments]
+        starts += [extent.start for extent in extended.segments]
+        if any(low.end > high.start for low, high in pairwise(maps)):
+            reason = "mappings overlap, or are not in the order of their addresses"
+        elif len(set(starts)) < len(starts):
+            reason = "a mapping has more than one memory file"
+        elif any(
+            ends.get(extent.start) != extent.start + extent.size
+            for extent in extended.segments
+        ):
+            reason = "a memory file is not of the size of a mapping"
+        if reason is not None:
+            name = layout.EXTENDED_PROCESS if extended.vm_areas else layout.MEMORY_MAP
+            raise self.directory.corrupt(name, reason)
         if not extended.threads or extended.threads[0].regs != self.regs:
             reason = f"the main thread is not that of {layout.MAIN_THREAD}"
         elif not set(self.maps) <= set(extended.all_maps()):

@@ -7,9 +7,11 @@ or pipe is opened, nothing outside is touched, and no length is believed.
 import errno
 import os
 import stat
+import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from sandlock_async.errors import (
@@ -20,8 +22,8 @@ from sandlock_async.errors import (
 from sandlock_async.image import layout
 from sandlock_async.model import SegmentData
 
-MAX_METADATA_BYTES = 256 << 20
-"""A metadata file beyond that is not one."""
+MAX_METADATA_BYTES = 64 << 20
+"""A metadata file beyond that is not one: 65,530 mappings take 30 MiB."""
 
 READ_TRIES = 16
 """Times that a checkpoint is read which is replaced meanwhile."""
@@ -84,11 +86,13 @@ class ImageDirectory:
         fd = open_image(path) if fd is None else fd
         self._fd = fd
         self._segments: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
 
     def close(self) -> None:
         """Close every descriptor; closing twice does nothing."""
-        self._finalizer()
+        with self._lock:
+            self._finalizer()
 
     def is_current(self) -> bool:
         """Whether it is still at its path, not replaced or removed."""
@@ -201,12 +205,22 @@ class ImageDirectory:
             raise self.corrupt(name, f"{found} bytes instead of {size}")
         return FileSegment(self, name, size)
 
-    def segment_fd(self, name: str) -> int:
-        """Return an open descriptor of a memory file, from a small cache.
+    @contextmanager
+    def lent_fd(self, name: str) -> Generator[int]:
+        """Lend an open descriptor of a memory file, from a small cache. Any thread.
 
         :raises ImageCorruptError: if the file is gone
         :raises ValueError: if the directory is closed
         """
+        with self._lock:
+            # A copy: another thread may need the place in the cache meanwhile.
+            fd = os.dup(self._cached_fd(name))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _cached_fd(self, name: str) -> int:
         if not self._finalizer.alive:
             raise ValueError(f"the checkpoint {self.path} is closed")
         fd = self._segments.pop(name, None)
@@ -267,15 +281,31 @@ class FileSegment(SegmentData):
     def _path(self) -> Path:
         return self._directory.path / self._name
 
+    @property
+    def name(self) -> str:
+        """The name of its file in the image."""
+        return self._name
+
     def __len__(self) -> int:
         return self._size
 
-    def fd(self) -> int:
-        """Return an open descriptor of the file, which stays the directory's."""
-        return self._directory.segment_fd(self._name)
+    def opened(self) -> AbstractContextManager[int]:
+        """Lend an open descriptor of the file."""
+        return self._directory.lent_fd(self._name)
 
     def ranges(self) -> Sequence[tuple[int, int]]:
-        fd = self._directory.segment_fd(self._name)
+        with self.opened() as fd:
+            size = os.fstat(fd).st_size
+            if size != self._size:
+                # What has been cut off must not pass for a hole.
+                reason = f"{size} bytes instead of {self._size}, changed since"
+                raise self._directory.corrupt(self._name, reason)
+            try:
+                return self._find_data(fd)
+            except OSError as error:
+                raise image_error(error, self._path) from error
+
+    def _find_data(self, fd: int) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         position = 0
         while position < self._size:
@@ -283,20 +313,20 @@ class FileSegment(SegmentData):
                 start = os.lseek(fd, position, os.SEEK_DATA)
             except OSError as error:
                 if error.errno != errno.ENXIO:  # a hole up to the end, lseek(2)
-                    raise image_error(error, self._path) from error
+                    raise
                 break
             position = min(os.lseek(fd, start, os.SEEK_HOLE), self._size)
             found.append((start, position))
         return found
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
-        fd = self._directory.segment_fd(self._name)
-        while buffer:
-            try:
-                count = os.preadv(fd, [buffer], offset)
-            except OSError as error:
-                raise image_error(error, self._path) from error
-            if not count:
-                raise self._directory.corrupt(self._name, f"ends at byte {offset}")
-            offset += count
-            buffer = buffer[count:]
+        with self.opened() as fd:
+            while buffer:
+                try:
+                    count = os.preadv(fd, [buffer], offset)
+                except OSError as error:
+                    raise image_error(error, self._path) from error
+                if not count:
+                    raise self._directory.corrupt(self._name, f"ends at byte {offset}")
+                offset += count
+                buffer = buffer[count:]

@@ -26,6 +26,19 @@ DIRECTORIES: tuple[str, ...] = (
 )
 """Every folder of an image, parents first."""
 
+FILES = (
+    META,
+    POLICY,
+    APP_STATE,
+    INFO,
+    FDS,
+    MEMORY_MAP,
+    MAIN_THREAD,
+    MAIN_THREAD_FP,
+    EXTENDED_PROCESS,
+)
+"""Every file of an image but those of memory, :data:`META` first."""
+
 CHILDREN = "children"
 """Descendants captured with a process, each a checkpoint under its pid."""
 

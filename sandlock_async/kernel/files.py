@@ -28,6 +28,17 @@ _readlink = pylibc["readlink"]
 _readlink.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
 _readlink.restype = ctypes.c_ssize_t
 
+
+class statfs(ctypes.Structure):
+    """``struct statfs``, ``asm-generic/statfs.h``: its head of 120 bytes."""
+
+    _fields_ = [("f_type", ctypes.c_long), ("_rest", ctypes.c_byte * 112)]
+
+
+_fstatfs = pylibc["fstatfs"]
+_fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_fstatfs.restype = ctypes.c_int
+
 _lseek = pylibc["lseek"]
 _lseek.argtypes = (ctypes.c_int, ctypes.c_long, ctypes.c_int)
 _lseek.restype = ctypes.c_long
@@ -174,6 +185,16 @@ def pread(fd: int, address: int, size: int, offset: int, *, hold_gil: bool) -> i
     return check(call(fd, address, size, offset), "pread", fd)
 
 
+def file_system(fd: int) -> int:
+    """Return which kind of file system a file is on, ``linux/magic.h``.
+
+    :raises OSError: as fstatfs(2)
+    """
+    found = statfs()
+    check(_fstatfs(fd, ctypes.addressof(found)), "fstatfs", fd)
+    return int(found.f_type)
+
+
 def data_ranges(fd: int, start: int, end: int) -> list[int]:
     """Return the parts of ``[start, end)`` of a file that are no holes, flat.
 
@@ -186,10 +207,17 @@ def data_ranges(fd: int, start: int, end: int) -> list[int]:
         try:
             low = check(_lseek(fd, start, os.SEEK_DATA), "lseek", fd)
         except OSError as error:
+            if error.errno == errno.EINVAL:  # hugetlbfs does not tell
+                return [*found, start, end]
             if error.errno != errno.ENXIO:  # a hole up to the end
                 raise
             break
-        start = min(check(_lseek(fd, low, os.SEEK_HOLE), "lseek", fd), end)
+        try:
+            start = min(check(_lseek(fd, low, os.SEEK_HOLE), "lseek", fd), end)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # cut short by somebody just now
+                raise
+            break
         if low < start:
             found += (low, start)
     return found

@@ -41,49 +41,77 @@ class Copier:
             address += size
         return unreadable
 
-    def copy_file(
-        self, fd: int, shift: int, ranges: list[int], address: int
-    ) -> list[tuple[int, int]]:
-        """Copy flat address *ranges*, packed, to our memory at *address*, from a file.
-
-        For ``/proc/PID/mem``, which reads whatever the permissions, and files that
-        only exist in memory.
-
-        :param shift: offset in the file less the address
-        :return: the ranges that could not be read
-        """
-        unreadable: list[tuple[int, int]] = []
-        for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
-            position = start
-            while position < end:
-                self._check_time()
-                size = min(end - position, GIL_HELD_BYTES)
-                try:
-                    count = files.pread(
-                        fd, address, size, position + shift, hold_gil=True
-                    )
-                except OSError as error:
-                    if error.errno != errno.EIO:
-                        raise
-                    count = mmap.PAGESIZE
-                    unreadable.append((position, position + count))
-                if not count:
-                    # The memory of a process that ended reads as empty.
-                    raise ProcessGoneError(self._pid, "snapshot")
-                position += count
-                address += count
-        return unreadable
-
     def copy_forced(self, ranges: list[int], address: int) -> list[tuple[int, int]]:
         """Copy flat *ranges*, packed, to *address*, whatever their permissions.
 
         :return: the ranges that could not be read
         """
+        unreadable: list[tuple[int, int]] = []
         fd = files.open_fd(f"/proc/{self._pid}/mem")
         try:
-            return self.copy_file(fd, 0, ranges, address)
+            for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
+                self._copy_forced(fd, start, end, address, unreadable)
+                address += end - start
         finally:
             os.close(fd)
+        return unreadable
+
+    def copy_shared(
+        self, fd: int, shift: int, ranges: list[int], address: int
+    ) -> list[tuple[int, int]]:
+        """Copy flat *ranges*, packed, to *address*, from the file of shared memory.
+
+        What is behind its end in its last page is had from the process's memory;
+        what has been cut off meanwhile cannot be had any more.
+
+        :param shift: offset in the file less the address
+        :return: the ranges that could not be read
+        """
+        unreadable: list[tuple[int, int]] = []
+        page = mmap.PAGESIZE
+        for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
+            position = start
+            while position < end:
+                self._check_time()
+                size = min(end - position, GIL_HELD_BYTES)
+                at = address + position - start
+                count = files.pread(fd, at, size, position + shift, hold_gil=True)
+                if not count and position % page:
+                    position -= position % page
+                    ranges_of_page = [position, position + page]
+                    at = address + position - start
+                    unreadable += self.copy_forced(ranges_of_page, at)
+                    count = page
+                elif not count:
+                    unreadable.append((position, end))
+                    break
+                position += count
+            address += end - start
+        return unreadable
+
+    def _copy_forced(
+        self,
+        fd: int,
+        start: int,
+        end: int,
+        address: int,
+        unreadable: list[tuple[int, int]],
+    ) -> None:
+        while start < end:
+            self._check_time()
+            size = min(end - start, GIL_HELD_BYTES)
+            try:
+                count = files.pread(fd, address, size, start, hold_gil=True)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                count = mmap.PAGESIZE
+                unreadable.append((start, start + count))
+            if not count:
+                # The memory of a process that ended reads as empty.
+                raise ProcessGoneError(self._pid, "snapshot")
+            start += count
+            address += count
 
     def _copy_batch(
         self,

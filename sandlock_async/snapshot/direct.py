@@ -105,7 +105,7 @@ class DirectSource:
             return self._copier.copy_forced(ranges, address)
         shift = segment.mapping.map.offset - segment.start
         fd = self._shared.fds[segment.start]
-        return self._copier.copy_file(fd, shift, ranges, address)
+        return self._copier.copy_shared(fd, shift, ranges, address)
 
     @property
     def plan(self) -> Plan:
@@ -171,7 +171,7 @@ class DirectSource:
 
     def skipped(self) -> tuple[Skipped, ...]:
         """Return what is not in the image though it should be, with reasons."""
-        reasons = list(self._plan.skipped)
+        reasons = [*self._plan.skipped, *self._shared.skipped]
         if self._files is not None:
             reasons += self._files.skipped
         starts = [segment.start for segment in self._plan.segments]

@@ -11,8 +11,10 @@ import os
 import stat
 import weakref
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from sandlock_async.errors import UncapturableError
+from sandlock_async.kernel import files
 from sandlock_async.model import FileIdentity, Skipped
 from sandlock_async.plan import SegmentPlan
 from sandlock_async.procfs.maps import Mapping
@@ -29,7 +31,15 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 FileKey = tuple[tuple[int, int], int]
 """Device and inode, as maps shows them."""
 
-Identities = dict[FileKey, FileIdentity | None]
+
+class Stamp(NamedTuple):
+    """Which file it is, and when it was changed: ctime, which nobody can put back."""
+
+    identity: FileIdentity
+    ctime_ns: int
+
+
+Identities = dict[FileKey, Stamp | None]
 
 
 def key_of(mapping: Mapping) -> FileKey:
@@ -49,20 +59,22 @@ def identify(pid: int, root_fd: int, mappings: Iterable[Mapping]) -> Identities:
     return found
 
 
-def _identify(pid: int, root_fd: int, mapping: Mapping) -> FileIdentity | None:
+def _identify(pid: int, root_fd: int, mapping: Mapping) -> Stamp | None:
     this = mapping.map
     try:
         # The very file, deleted ones too; needs CAP_CHECKPOINT_RESTORE, proc(5).
-        return identity_of(
-            os.stat(f"/proc/{pid}/map_files/{this.start:x}-{this.end:x}")
-        )
+        return _stamp(os.stat(f"/proc/{pid}/map_files/{this.start:x}-{this.end:x}"))
     except OSError:
         pass
     try:
         status = os.stat(mapping.raw_path.lstrip(b"/"), dir_fd=root_fd)
     except OSError:
         return None
-    return identity_of(status) if _is_same(status, mapping) else None
+    return _stamp(status) if _is_same(status, mapping) else None
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(identity_of(status), status.st_ctime_ns)
 
 
 def identity_of(status: os.stat_result) -> FileIdentity:
@@ -158,7 +170,7 @@ class MappedFiles:
 
     def _open(self, mapping: Mapping) -> int | str | None:
         """Return a descriptor; why there is none; None where the pages are zeros."""
-        if mapping.raw_path.startswith(_ZEROS):
+        if mapping.raw_path.removesuffix(b" (deleted)") in _ZEROS:
             return None
         this = mapping.map
         exact = True
@@ -170,8 +182,7 @@ class MappedFiles:
             _raise_if_exhausted(error)
             exact = False
             try:
-                path = mapping.raw_path.lstrip(b"/")
-                fd = os.open(path, _FLAGS, dir_fd=self._root_fd)
+                fd = self._open_otherwise(mapping)
             except OSError as error:
                 _raise_if_exhausted(error)
                 return (
@@ -183,12 +194,22 @@ class MappedFiles:
             reason = "untouched pages of something that is not a regular file"
         elif not exact and not _is_same(status, mapping):
             reason = "untouched pages of a file that has been replaced since"
-        elif self._before.get(key_of(mapping)) not in (None, identity_of(status)):
+        elif self._before.get(key_of(mapping)) not in (None, _stamp(status)):
             reason = "untouched pages of a file that was written to meanwhile"
         if reason is not None:
             os.close(fd)
             return reason
         return fd
+
+    def _open_otherwise(self, mapping: Mapping) -> int:
+        # A memfd, or a deleted file, that the process has open as well.
+        if mapping.map.is_unreopenable:
+            for number in files.list_numbers(f"/proc/{self._pid}/fd"):
+                place = f"/proc/{self._pid}/fd/{number}"
+                if files.read_link(place) == mapping.raw_path:
+                    return os.open(place, _FLAGS)
+        path = mapping.raw_path.lstrip(b"/")
+        return os.open(path, _FLAGS, dir_fd=self._root_fd)
 
 
 class _Watched(FileBacking):
@@ -196,13 +217,13 @@ class _Watched(FileBacking):
 
     def __init__(self, fd: int, pid: int, mapping: Mapping) -> None:
         super().__init__(fd)
-        self._identity = identity_of(os.fstat(fd))
+        self._stamp = _stamp(os.fstat(fd))
         self._pid = pid
         self._path = mapping.map.path
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         super().readinto(offset, buffer)
-        if identity_of(os.fstat(self._fd)) != self._identity:
+        if _stamp(os.fstat(self._fd)) != self._stamp:
             raise UncapturableError(
                 f"{self._path}, which process {self._pid} has mapped, was written to "
                 "before its untouched pages had been read",

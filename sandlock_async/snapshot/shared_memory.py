@@ -2,16 +2,22 @@
 
 A page table shows which of its pages this process has touched, not which there are:
 another process, or write(2), may have filled the rest. So its file is opened, and
-asked for its data.
+asked for its data. Only one that is in memory: a disk could keep us waiting.
 """
 
+import mmap
 import os
 from collections.abc import Iterable, Sequence
 
 from sandlock_async.kernel import files
+from sandlock_async.model import Skipped
 from sandlock_async.plan import Wanted
 from sandlock_async.procfs.maps import Mapping
 from sandlock_async.snapshot.facts import RawFd
+
+_IN_MEMORY = (0x01021994, 0x958458F6)  # TMPFS_MAGIC, HUGETLBFS_MAGIC, linux/magic.h
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class SharedMemory:
@@ -19,11 +25,13 @@ class SharedMemory:
 
     :ivar fds: descriptors of ours, by the start address of the mapping
     :ivar data: flat address ranges that hold data, by the start address
+    :ivar skipped: pages that no file is behind
     """
 
     def __init__(self) -> None:
         self.fds: dict[int, int] = {}
         self.data: dict[int, list[int]] = {}
+        self.skipped: list[Skipped] = []
 
     def open(self, pid: int, shared: Iterable[Wanted], fds: Sequence[RawFd]) -> None:
         """Open the file of every shared mapping that has one only in memory.
@@ -34,19 +42,33 @@ class SharedMemory:
         :param fds: the descriptors of the process
         """
         for mapping in (found.mapping for found in shared):
-            this = mapping.map
             fd = _open(pid, mapping, fds)
-            if fd is not None:
-                self.fds[this.start] = fd
-                end = this.offset + this.size
-                found = files.data_ranges(fd, this.offset, end)
-                shift = this.start - this.offset
-                self.data[this.start] = [edge + shift for edge in found]
+            if fd is None:
+                continue
+            this = mapping.map
+            self.fds[this.start] = fd
+            shift = this.start - this.offset
+            # The last page of a file is there whole, whatever the file's size.
+            size = _page_up(os.fstat(fd).st_size)
+            end = min(this.offset + this.size, max(size, this.offset))
+            found = files.data_ranges(fd, this.offset, end)
+            self.data[this.start] = [_page_up(edge) + shift for edge in found]
+            if end + shift < this.end:
+                reason = "past the end of the mapped file"
+                self.skipped.append(
+                    Skipped(
+                        start=end + shift, end=this.end, path=this.path, reason=reason
+                    )
+                )
 
     def close(self) -> None:
         """Close the files; closing twice does nothing."""
         while self.fds:
             os.close(self.fds.popitem()[1])
+
+
+def _page_up(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _open(pid: int, mapping: Mapping, fds: Sequence[RawFd]) -> int | None:
@@ -60,11 +82,10 @@ def _open(pid: int, mapping: Mapping, fds: Sequence[RawFd]) -> int | None:
     ]
     for place in places:
         try:
-            fd = files.open_fd(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            fd = files.open_fd(place, _FLAGS)
         except OSError:
             continue
-        found = os.fstat(fd)
-        if found.st_ino == mapping.inode:
+        if os.fstat(fd).st_ino == mapping.inode and files.file_system(fd) in _IN_MEMORY:
             return fd
         os.close(fd)
     return None

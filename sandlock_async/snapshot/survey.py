@@ -21,6 +21,8 @@ from sandlock_async.target import Target, read_stat
 _PHASE = "prepare"
 
 _TRIES = 100
+_DENIALS = 20
+"""Times that we may be denied before it is meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +61,21 @@ def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
     :raises ProcessGoneError: if it is gone
     :raises NotPermittedError: if we may not look at its memory
     """
-    for _ in range(_TRIES):
+    for attempt in range(_TRIES):
         try:
             return _survey(
                 target.pid, target.root_fd, exclude_dontdump=exclude_dontdump
             )
         except OSError as error:
-            # Open files of procfs are of the memory that an execve(2) takes away:
-            # they answer ESRCH though the process is there.
-            if not files.is_gone(error) or not target.is_there():
+            # In the midst of execve(2) a process has no memory (ESRCH), and then one
+            # that is not ours to look at yet (EACCES): a moment later it is there.
+            if not target.is_there() or not (
+                files.is_gone(error)
+                or (isinstance(error, PermissionError) and attempt < _DENIALS)
+            ):
+                stat = read_stat(target.pid, _PHASE)
+                if stat.is_dead:
+                    raise dead_leader_error(target.pid, stat, _PHASE) from error
                 raise translate(error, target.pid, _PHASE) from error
             time.sleep(0.001)
     stat = read_stat(target.pid, _PHASE)

@@ -2,8 +2,9 @@
 
 import os
 
-from sandlock_async.model import VmArea
+from sandlock_async.model import FileIdentity, VmArea
 from sandlock_async.plan import Content, Plan, content_of
+from sandlock_async.procfs.maps import Mapping
 from sandlock_async.snapshot.mapped_files import Identities, key_of
 from sandlock_async.snapshot.view import View
 
@@ -25,8 +26,13 @@ def describe_areas(view: View, files: Identities, plan: Plan) -> tuple[VmArea, .
             vm_flags=tuple(sorted(view.vm_flags.get(mapping.map.start, ()))),
             device=os.makedev(*mapping.device),
             inode=mapping.inode,
-            file=files.get(key_of(mapping)),
+            file=_identity(files, mapping),
             changed=changed.get(mapping.map.start, ()),
         )
         for mapping in view.mappings
     )
+
+
+def _identity(files: Identities, mapping: Mapping) -> FileIdentity | None:
+    stamp = files.get(key_of(mapping))
+    return None if stamp is None else stamp.identity

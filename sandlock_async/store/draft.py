@@ -32,7 +32,11 @@ class Draft:
         :raises StoreError: if they cannot be written
         """
         async with self._translated(lambda: files.memory_bytes):
-            shared = await self._workers.run(share_segments, files, self.stage.path)
+            shared = await self._workers.run(
+                lambda: share_segments(
+                    files, self.stage.path, durable=self.stage.durable
+                )
+            )
         return shared.linked_bytes, shared.files
 
     async def commit(self, files: ImageFiles) -> int:

@@ -40,16 +40,23 @@ class Shared:
     linked_bytes: int
 
 
-def share_segments(files: ImageFiles, stage: Path) -> Shared:
-    """Put memory files of another image into *stage* without copying. Blocks."""
+def share_segments(files: ImageFiles, stage: Path, *, durable: bool) -> Shared:
+    """Put memory files of another image into *stage* without copying. Blocks.
+
+    :param durable: fsync them: whoever wrote them may not have
+    """
     left: list[tuple[str, MemorySegment]] = []
     linked_bytes = 0
     for name, segment in files.segments:
         data = segment.data
-        if isinstance(data, FileSegment) and _share(data.fd(), stage / name):
-            linked_bytes += len(data)
-        else:
-            left.append((name, segment))
+        if isinstance(data, FileSegment):
+            with data.opened() as fd:
+                if _share(fd, stage / name):
+                    if durable:
+                        os.fsync(fd)
+                    linked_bytes += len(data)
+                    continue
+        left.append((name, segment))
     return Shared(files=replace(files, segments=tuple(left)), linked_bytes=linked_bytes)
 
 
@@ -74,7 +81,6 @@ def _clone(fd: int, path: Path) -> bool:
     try:
         fcntl.ioctl(copy, FICLONE, fd)
         os.fchmod(copy, 0o600)  # whatever the umask
-        os.fsync(copy)
     except OSError as error:
         path.unlink()
         if error.errno not in _UNABLE:

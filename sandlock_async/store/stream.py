@@ -4,7 +4,7 @@ One hop to a worker for each buffer, and one for all small segments together: a
 seek and a write for each page of a scattered mapping would take seconds.
 """
 
-import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -52,7 +52,6 @@ class SegmentStream:
         self._durable = durable
         self._tell = on_bytes
         self.written_bytes: int = 0
-        self._slots = asyncio.Semaphore(THREADS)
 
     async def write_all(self, files: Sequence[File]) -> None:
         """Write every segment to its file; a file may hold a part of it already.
@@ -64,8 +63,10 @@ class SegmentStream:
         async with task_group() as group:
             if small:
                 group.start_soon(self._write_small, small)
-            for name, segment in large:
-                group.start_soon(self._write_large, name, segment.data)
+            # A task for each would keep the event loop busy where they are many.
+            rest = iter(large)
+            for _ in range(min(THREADS, len(large))):
+                group.start_soon(self._write_each, rest)
 
     async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
         """Write some bytes of the segment in file *name*, of *size* bytes in all."""
@@ -95,25 +96,28 @@ class SegmentStream:
 
         self._on_bytes(await self._workers.run(write))
 
+    async def _write_each(self, files: Iterator[File]) -> None:
+        for name, segment in files:
+            await self._write_large(name, segment.data)
+
     async def _write_large(self, name: str, data: SegmentData) -> None:
-        async with self._slots:
-            fd = await self._workers.acquire(os.close, _open, self._folder / name)
-            try:
-                # Shielded, as all that aiofiles does: a cancelled call returns while
-                # its thread goes on, and would have the file closed under its feet.
-                file = await shielded(
-                    aiofiles.open(
-                        fd, "r+b", buffering=0, closefd=False, executor=self._workers
-                    )
+        fd = await self._workers.acquire(os.close, _open, self._folder / name)
+        try:
+            # Shielded, as all that aiofiles does: a cancelled call returns while
+            # its thread goes on, and would have the file closed under its feet.
+            file = await shielded(
+                aiofiles.open(
+                    fd, "r+b", buffering=0, closefd=False, executor=self._workers
                 )
-                await shielded(file.truncate(len(data)))
-                ranges = await self._workers.run(data.ranges)
-                for group in _grouped(ranges):
-                    await self._write_group(file, data, group)
-                if self._durable:
-                    await self._workers.run(os.fsync, fd)
-            finally:
-                await self._workers.run(os.close, fd)
+            )
+            await shielded(file.truncate(len(data)))
+            ranges = await self._workers.run(data.ranges)
+            for group in _grouped(ranges):
+                await self._write_group(file, data, group)
+            if self._durable:
+                await self._workers.run(os.fsync, fd)
+        finally:
+            await self._workers.run(os.close, fd)
 
     async def _write_group(
         self, file: "AsyncFileIO", data: SegmentData, group: list[Range]
@@ -174,6 +178,10 @@ def _pwrite(fd: int, view: memoryview, offset: int) -> None:
 
 def _open(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if os.fstat(fd).st_nlink != 1:
+        # Another image's too: nobody ever writes to a committed file.
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     os.fchmod(fd, 0o600)  # whatever the umask
     return fd
 

@@ -164,7 +164,7 @@ def test_build_id_of_a_program() -> None:
         notes = [
             note
             for one in sections
-            if isinstance(one, NoteSection)
+            if isinstance(one, NoteSection) and one["sh_flags"]
             for note in one.iter_notes()
         ]
     expected = [note["n_desc"] for note in notes if note["n_type"] == "NT_GNU_BUILD_ID"]

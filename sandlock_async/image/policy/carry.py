@@ -47,7 +47,7 @@ def given_policy(
             return Carried(
                 data=encode_policy(own), version=own.version, warnings=warnings
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
             warning = (
                 f"the sandbox's own policy is not in the image, but an empty one: "
                 f"{error}; give policy= to have another",

@@ -64,12 +64,18 @@ def _v2_to_v3(fields: Fields, _: list[str]) -> None:
         fields["max_processes"] = None
     # 0.9.0 adds these itself at the start, and beside net_deny they would change
     # it from a list of exceptions to an allowlist.
+    rules = fields["net_allow"]
+    places: dict[str, list[int]] = {}
+    for index, rule in enumerate(rules):
+        places.setdefault(repr(hosted(rule)), []).append(index)
+    dropped: set[int] = set()
     for added in http_allows(fields):
-        rules = fields["net_allow"]
-        for index in reversed(range(len(rules))):
-            if hosted(rules[index]) == added:
-                del rules[index]
-                break
+        there = places.get(repr(added))
+        if there:
+            dropped.add(there.pop())
+    fields["net_allow"] = [
+        rule for index, rule in enumerate(rules) if index not in dropped
+    ]
 
 
 def _v3_to_v2(fields: Fields, warnings: list[str]) -> None:
@@ -95,9 +101,9 @@ def _v3_to_v2(fields: Fields, warnings: list[str]) -> None:
             kept = [port for port in allowed if port not in denied]
             fields["net_allow_bind"] = {"Ports": kept}
             fields["net_deny_bind"] = []
-    there = [hosted(rule) for rule in fields["net_allow"]]
+    there = {repr(hosted(rule)) for rule in fields["net_allow"]}
     fields["net_allow"] = fields["net_allow"] + [
-        rule for rule in http_rules(fields) if hosted(rule) not in there
+        rule for rule in http_rules(fields) if repr(hosted(rule)) not in there
     ]
 
 
