@@ -80,17 +80,17 @@ class Tracee:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Compile a C program of tests/programs, once."""
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compile a C program of tests/programs, once for each set of flags."""
     folder = tmp_path_factory.mktemp("programs")
 
-    def build(name: str) -> Path:
+    def build(name: str, *flags: str) -> Path:
         if shutil.which("gcc") is None:
             missing("gcc")
-        program = folder / name
+        program = folder / "".join((name, *flags))
         if not program.exists():
             source = PROGRAMS / f"{name}.c"
-            command = ["gcc", "-O1", "-Wall", "-pthread", "-o", program, source]
+            command = ["gcc", "-O1", "-Wall", "-pthread", *flags, "-o", program, source]
             subprocess.run(command, check=True)
         return program
 
@@ -99,7 +99,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def spawn(
-    tmp_path: Path, compiled: Callable[[str], Path]
+    tmp_path: Path, compiled: Callable[..., Path]
 ) -> Iterator[Callable[..., Tracee]]:
     """Start a program of tests/programs and wait until it says that it is ready."""
     tracees: list[Tracee] = []

@@ -12,8 +12,8 @@ from sandlock_async.model import MemoryMap, MemorySegment, Picture
 
 
 def holds(this: MemoryMap) -> bool:
-    """Whether the layout holds the bytes of a mapping: private, writable, ordinary."""
-    return this.writable and this.private and not this.is_special
+    """Whether the layout holds the bytes of a mapping: private, ``rw``, ordinary."""
+    return this.perms.startswith("rw") and this.private and not this.is_special
 
 
 def base_name(index: int, _: MemoryMap) -> str:

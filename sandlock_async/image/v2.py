@@ -19,7 +19,8 @@ def holds(this: MemoryMap) -> bool:
     sandlock itself dumps what is writable and private, shared memory without a file,
     and what is of a deleted file. Its loader takes any other listed mapping as well
     and, restoring, needs the changed pages of read-only ones. What the program itself
-    may not read it cannot put back.
+    may not read it would put back as well, but it reads whole files at once, and
+    address space that is only reserved can exceed all memory.
     """
     return not this.is_special and (this.readable or must_dump(this))
 

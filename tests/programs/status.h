@@ -25,7 +25,7 @@ static void open_status(const char *path) {
     close(fd);
 }
 
-static void nap_us(long us) {
+static inline void nap_us(long us) {
     struct timespec t = {0, us * 1000};
     nanosleep(&t, NULL);
 }

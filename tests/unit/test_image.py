@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 import sandlock_async as sa
-from sandlock_async.image import layout
+from sandlock_async.image import FORMATS, layout
 from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.policy import DEFAULT_V1
 from sandlock_async.image.reader import read_image
@@ -55,6 +55,27 @@ def test_what_sandlock_wrote_comes_out_as_it_was(name: str) -> None:
             assert files.small[key] == file.read_bytes(), key
     assert list(files.small)[-1] == layout.META
     read.directory.close()
+
+
+@pytest.mark.parametrize(
+    ("perms", "path", "held"),
+    [
+        ("rw-p", None, {"v1", "v2", "v3"}),
+        ("rwxp", "/lib/x.so", {"v1", "v2", "v3"}),
+        ("-w-p", None, set()),
+        ("---p", None, set()),
+        ("---p", "/lib/x.so (deleted)", {"v2", "v3"}),
+        ("r--p", "/lib/x.so", {"v2", "v3"}),
+        ("rw-s", "/dev/zero (deleted)", {"v2", "v3"}),
+        ("r-xp", "[vdso]", set()),
+    ],
+)
+def test_which_layout_holds_what_is_captured(
+    perms: str, path: str | None, held: set[str]
+) -> None:
+    this = sa.MemoryMap(start=4096, end=8192, perms=perms, offset=0, path=path)
+
+    assert {name for name, known in FORMATS.items() if known.holds(this)} == held
 
 
 def test_the_default_policy() -> None:
