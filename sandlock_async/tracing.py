@@ -23,6 +23,8 @@ from sandlock_async.snapshot.copying import Copier, copy_overdue
 from sandlock_async.snapshot.details import parse_details
 from sandlock_async.snapshot.direct import DirectSource, Pending, Run
 from sandlock_async.snapshot.facts import parse_fds
+from sandlock_async.snapshot.fd_details import describe_fds
+from sandlock_async.snapshot.fd_late import LateFds, read_late
 from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.survey import Survey
@@ -52,6 +54,7 @@ of the segment in it, and the bytes."""
 class Snapshot:
     """A process as it was, in our memory; the process itself runs again.
 
+    :ivar fds: what was looked up of the descriptors, right after the thaw
     :ivar attach_ms: from the first request to the first interrupt
     :ivar freeze_ms: from the first interrupt to the last detach
     :ivar copied_bytes: bytes read while it was frozen
@@ -62,6 +65,7 @@ class Snapshot:
     view: View
     source: DirectSource
     files: Identities
+    fds: LateFds
     threads: int
     attach_ms: float
     freeze_ms: float
@@ -88,6 +92,7 @@ class Snapshot:
             (segment.mapping.map for segment in self.source.plan.segments),
             holds,
         )
+        fds = describe_fds(facts.fds, self.view.contents, self.fds)
         return ProcessState(
             pid=pid,
             cwd=facts.cwd.decode(errors="replace"),
@@ -102,6 +107,10 @@ class Snapshot:
             details=parse_details(
                 self.view.details, facts.status, facts.queued, asked=None
             ),
+            fd_details=fds.details,
+            pipe_contents=fds.pipes,
+            socket_contents=fds.sockets,
+            skipped_fds=fds.skipped,
             skipped=self.source.skipped(),
         )
 
@@ -177,6 +186,7 @@ async def take_snapshot(
                     # hand over the signals that were caught in flight.
                     tracer.submit(group.thaw)
                     await workers.run(tracer.shutdown)
+        fds = await workers.run(read_late, target, view.facts.fds)
         with exhaustion_explained(target.pid):
             await workers.run(
                 source.read_mapped_files, target.pid, target.root_fd, seen.files
@@ -192,6 +202,7 @@ async def take_snapshot(
         view=view,
         source=source,
         files=seen.files,
+        fds=fds,
         threads=threads,
         attach_ms=1e3 * (group.frozen_at - began),
         freeze_ms=1e3 * (group.thawed_at - group.frozen_at),

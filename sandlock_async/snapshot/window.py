@@ -15,6 +15,7 @@ from sandlock_async.procfs.maps import Mapping, parse_maps
 from sandlock_async.snapshot.details import RawDetails, read_details
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import Facts, read_facts, read_fds
+from sandlock_async.snapshot.fd_contents import RawContent, choose, read_contents
 from sandlock_async.snapshot.shared_memory import SharedMemory
 from sandlock_async.snapshot.survey import (
     Survey,
@@ -28,9 +29,13 @@ _REHEARSED_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What was seen through the window, besides memory."""
+    """What was seen through the window, besides memory.
+
+    :ivar contents: what waits in pipes and unix sockets
+    """
 
     facts: Facts
+    contents: list[RawContent]
     details: RawDetails
     mappings: list[Mapping]
     vm_flags: VmFlags
@@ -76,6 +81,7 @@ def _rehearse(pid: int, survey: Survey, planner: Planner, source: DirectSource) 
         return
     try:
         fds = read_fds(pid)
+        choose(fds)
         files.read_file(f"/proc/{pid}/maps")
         if not any(raw.is_userfaultfd for raw in fds):
             pages = scan_pages(pid, survey.wanted, survey.vm_flags)
@@ -96,6 +102,7 @@ def _read(
     # Traced now, so the number cannot pass to another process any more.
     target.check_same("freeze")
     facts = read_facts(pid, group.tids, target.machine)
+    contents = read_contents(target.pidfd, facts.fds)
     maps = files.read_file(f"/proc/{pid}/maps")
     mappings, wanted, vm_flags = survey.mappings, survey.wanted, survey.vm_flags
     excluding = survey.exclude_dontdump
@@ -118,4 +125,10 @@ def _read(
         shared.close()
         raise
     source.copy(plan, shared)
-    return View(facts=facts, details=details, mappings=mappings, vm_flags=vm_flags)
+    return View(
+        facts=facts,
+        contents=contents,
+        details=details,
+        mappings=mappings,
+        vm_flags=vm_flags,
+    )
