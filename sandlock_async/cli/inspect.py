@@ -11,6 +11,12 @@ from sandlock_async.arch import MACHINES, Machine
 from sandlock_async.checkpoint import Checkpoint
 from sandlock_async.cli import output
 from sandlock_async.cli.capture import skipped_table
+from sandlock_async.cli.descriptors import (
+    fd_entries,
+    fds_table,
+    skipped_fd_entries,
+    skipped_fds_table,
+)
 from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
 from sandlock_async.cli.output import Answer
 from sandlock_async.model import MemoryMap, ProcessState
@@ -82,15 +88,7 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
             {"start": segment.start, "size": len(segment.data)}
             for segment in state.extended_segments
         ],
-        "fds": [
-            {
-                "fd": this.fd,
-                "path": this.path,
-                "flags": this.flags,
-                "offset": this.offset,
-            }
-            for this in picture.fd_table
-        ],
+        "fds": fd_entries(picture),
         "total_bytes": sizes.total_bytes,
         "disk_bytes": sizes.disk_bytes,
         "skipped": [
@@ -102,6 +100,7 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
             }
             for this in state.skipped
         ],
+        "skipped_fds": skipped_fd_entries(state),
     }
 
 
@@ -181,16 +180,15 @@ def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
             ],
         ),
         output.heading("Open files"),
-        output.table(
-            [">fd", ">offset", "flags", "path"],
-            [
-                (this.fd, this.offset, f"{this.flags:#o}", this.path)
-                for this in picture.fd_table
-            ],
-        ),
+        fds_table(picture),
     ]
     if state.skipped:
         parts += [output.heading("Not in the image"), skipped_table(state.skipped)]
+    if state.skipped_fds:
+        parts += [
+            output.heading("Not in the image of what waits in open files"),
+            skipped_fds_table(state.skipped_fds),
+        ]
     return output.lines(*parts)
 
 
