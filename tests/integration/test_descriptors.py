@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -288,6 +289,31 @@ def test_without_rights(spawn: Callable[..., Tracee], somebody: Path) -> None:
     assert (somebody / "data").read_bytes().hex() in {this["data"] for this in pipes}
     assert [b"to the left".hex()] in [this["messages"] for this in sockets]
     check_the_program(tracee)
+
+
+def numbers(data: bytes) -> list[int]:
+    return [number for (number,) in struct.iter_unpack("=Q", data)]
+
+
+async def test_in_the_midst_of_traffic(spawn: Callable[..., Tracee]) -> None:
+    tracee = spawn("traffic.py")
+    found = Counter[str]()
+
+    for _ in range(20):
+        async with await sa.capture(tracee.pid) as checkpoint:
+            state = checkpoint.process_state
+        contents = [("pipe", this.data) for this in state.pipe_contents]
+        contents += [
+            ("sockets", b"".join(this.messages)) for this in state.socket_contents
+        ]
+        for name, data in contents:
+            waiting = numbers(data)
+            assert waiting == list(range(waiting[0], waiting[0] + len(waiting)))
+            found[name] += 1
+        assert state.skipped_fds == ()
+        tracee.check_runs_on()
+
+    assert found["pipe"] and found["sockets"]
 
 
 CROWD = """
