@@ -7,9 +7,12 @@ from sandlock_async.capture import capture as capture
 from sandlock_async.capture import capture_to as capture_to
 from sandlock_async.checkpoint import Checkpoint as Checkpoint
 from sandlock_async.checkpoint import list_checkpoints as list_checkpoints
+from sandlock_async.convert import ConversionReport as ConversionReport
+from sandlock_async.convert import convert as convert
 from sandlock_async.errors import CaptureError as CaptureError
 from sandlock_async.errors import CheckpointExistsError as CheckpointExistsError
 from sandlock_async.errors import CheckpointNotFoundError as CheckpointNotFoundError
+from sandlock_async.errors import ConversionWarning as ConversionWarning
 from sandlock_async.errors import FreezeTimeoutError as FreezeTimeoutError
 from sandlock_async.errors import ImageCorruptError as ImageCorruptError
 from sandlock_async.errors import ImageError as ImageError
@@ -27,6 +30,10 @@ from sandlock_async.events import Event as Event
 from sandlock_async.events import Frozen as Frozen
 from sandlock_async.events import Progress as Progress
 from sandlock_async.events import Thawed as Thawed
+from sandlock_async.image.policy import Policy as Policy
+from sandlock_async.image.policy import decode_policy as decode_policy
+from sandlock_async.image.policy import default_policy as default_policy
+from sandlock_async.image.policy import encode_policy as encode_policy
 from sandlock_async.model import FdInfo as FdInfo
 from sandlock_async.model import MemoryMap as MemoryMap
 from sandlock_async.model import MemorySegment as MemorySegment

@@ -1,5 +1,10 @@
 """A caller's own mistakes, found before anything is touched."""
 
+from sandlock_async.image.policy import Policy
+
+_BYTES = (bytes, bytearray, memoryview)
+_CONTENT = {"policy": (*_BYTES, Policy), "app_state": _BYTES}
+
 
 def check_arguments(
     *, name: object, policy: object, app_state: object, timeout: object
@@ -24,5 +29,5 @@ def check_content(*, name: object, policy: object, app_state: object) -> None:
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a string, not {name!r}")
     for what, value in (("policy", policy), ("app_state", app_state)):
-        if value is not None and not isinstance(value, bytes | bytearray | memoryview):
+        if value is not None and not isinstance(value, _CONTENT[what]):
             raise TypeError(f"{what} must be bytes, not {value!r}")

@@ -5,35 +5,36 @@ keeps it in memory. What happens while the target stands still is told in
 :mod:`sandlock_async.snapshot.window`.
 """
 
+import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 
 import anyio
 
 from sandlock_async.arguments import check_arguments
-from sandlock_async.budget import BUDGET, DEFAULT_LIMIT
+from sandlock_async.budget import DEFAULT_LIMIT
 from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
 from sandlock_async.events import Committed, Event, Frozen, Progress, Thawed
-from sandlock_async.failure import exhaustion_explained
 from sandlock_async.image import find_format
-from sandlock_async.image.policy import DEFAULT_V1
+from sandlock_async.image.layout import child_name
+from sandlock_async.image.policy import Policy
+from sandlock_async.image.policy.carry import Carried, given_policy
+from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import Picture, ProcessState
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
+from sandlock_async.scene import Scene, Sight, Snapshot
+from sandlock_async.sights import sighted
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.kept import Kept
 from sandlock_async.snapshot.spill import SpillFile
-from sandlock_async.snapshot.survey import Survey, survey
 from sandlock_async.store.buffers import Buffers
 from sandlock_async.store.draft import drafted
-from sandlock_async.target import Target, is_sandbox, open_target, resolve_pid
-from sandlock_async.tracing import Snapshot, take_snapshot
+from sandlock_async.target import is_sandbox, resolve_pid
+from sandlock_async.tracing import take_scene
 from sandlock_async.workers import Workers
-
-_GROWTH_BYTES = 8 << 20
-"""Room for what the target touches between the look before and the freeze."""
 
 _V1 = find_format("v1")
 
@@ -42,7 +43,7 @@ async def capture(
     target: object,
     *,
     name: str | None = None,
-    policy: bytes | None = None,
+    policy: bytes | Policy | None = None,
     app_state: bytes | None = None,
     timeout: float = 10.0,
 ) -> Checkpoint:
@@ -54,7 +55,8 @@ async def capture(
 
     :param target: a pid, or anything with a ``pid``
     :param name: the checkpoint's name; by default that of the directory it is saved in
-    :param policy: sandlock's ``policy.dat``; by default that of an empty policy
+    :param policy: sandlock's ``policy.dat``, as bytes or decoded; by default that of
+        the sandbox given as *target*, or an empty one
     :param app_state: bytes to keep with it
     :param timeout: seconds for attach and freeze
     :raises CaptureError: in all its forms; the message says why, ``help`` what helps
@@ -66,13 +68,18 @@ async def capture(
     try:
         async with (
             Workers() as workers,
-            _sighted(target, workers, DEFAULT_LIMIT) as sight,
+            sighted(target, workers, DEFAULT_LIMIT) as sights,
         ):
-            snapshot = await _to_memory(sight, workers, kept, timeout)
+            carried = await workers.run(_policy, target, policy, _V1.name)
+            snapshot = await _to_memory(sights, workers, kept, timeout)
             state = await workers.run(
                 snapshot.process_state, _V1.holds, kept.spilled_pieces
             )
-            picture = _picture(state, snapshot, name, policy, app_state)
+            picture = replace_fields(
+                _picture(state, snapshot, carried),
+                name=name or "",
+                app_state=app_state,
+            )
     except BaseException:
         async with Workers() as workers:
             await workers.run(kept.release)
@@ -81,30 +88,29 @@ async def capture(
 
 
 async def _to_memory(
-    sight: "_Sight", workers: Workers, kept: Kept, timeout: float
+    sights: list[Sight], workers: Workers, kept: Kept, timeout: float
 ) -> Snapshot:
     """Take a snapshot; what does not fit the memory budget goes to a nameless file."""
     opening = anyio.Lock()
     buffers = Buffers(workers)
 
-    async def spill(_: Plan, index: int, runs: list[Run]) -> None:
+    async def spill(_: int, __: Plan, index: int, runs: list[Run]) -> None:
         async with opening:
             if kept.spilled is None:
                 kept.spilled = await workers.acquire(SpillFile.close, SpillFile)
         await workers.run(kept.spilled.write, index, runs)
 
     try:
-        snapshot = await take_snapshot(
-            sight.target,
-            sight.survey,
-            room=sight.room,
+        scene = await take_scene(
+            sights,
+            tree=False,
             timeout=timeout,
             workers=workers,
             buffers=buffers,
             spill=spill,
         )
-        kept.source = snapshot.source
-        return snapshot
+        kept.source = scene.snapshots[0].source
+        return scene.snapshots[0]
     finally:
         try:
             await workers.drained()
@@ -117,7 +123,7 @@ async def capture_to(
     directory: StrPath,
     *,
     name: str | None = None,
-    policy: bytes | None = None,
+    policy: bytes | Policy | None = None,
     app_state: bytes | None = None,
     format: str = "v1",
     strategy: str = "auto",
@@ -139,10 +145,16 @@ async def capture_to(
     :param target: a pid, or anything with a ``pid``
     :param directory: the checkpoint; parents are made
     :param name: the checkpoint's name; by default that of the directory
-    :param policy: sandlock's ``policy.dat``; by default that of an empty policy
+    :param policy: sandlock's ``policy.dat``, as bytes or decoded; by default that of
+        the sandbox given as *target*, or an empty one
     :param app_state: bytes to keep with it
-    :param format: the layout; ``"v1"`` is sandlock 0.8.2's
+    :param format: the layout: ``"v1"`` is sandlock 0.8.2's, ``"v2"`` 0.8.6's, ``"v3"``
+        0.9.0's
     :param strategy: ``"auto"`` or ``"direct"``
+    :param tree: capture its descendants too, at the same instant, to
+        ``children/PID`` in the directory, each a checkpoint of its own
+    :param exclude_dontdump: leave out what the program wants in no core dump
+        (MADV_DONTDUMP); the report lists it as skipped
     :param timeout: seconds for attach and freeze; the writing afterwards is free
     :param memory_limit: bytes of memory that all captures of this process may hold at
         once; a target with more is written to the disk while it is frozen
@@ -163,8 +175,6 @@ async def capture_to(
     check_arguments(name=name, policy=policy, app_state=app_state, timeout=timeout)
     _check_available(
         strategy=strategy,
-        tree=tree,
-        exclude_dontdump=exclude_dontdump,
         operation_id=operation_id,
         recipients=recipients,
     )
@@ -182,28 +192,40 @@ async def capture_to(
             durable=durable,
             on_bytes=done.advance,
         ) as draft,
-        _sighted(target, workers, memory_limit) as sight,
+        sighted(
+            target,
+            workers,
+            memory_limit,
+            tree=tree,
+            exclude_dontdump=exclude_dontdump,
+        ) as sights,
     ):
-        await workers.run(draft.stage.require, sight.survey.expected_bytes)
-        done.total_bytes = sight.survey.expected_bytes
+        expected = sum(sight.survey.expected_bytes for sight in sights)
+        await workers.run(draft.stage.require, expected)
+        done.total_bytes = expected
+        carried = await workers.run(_policy, target, policy, layout.name)
+        names: dict[int, list[str]] = {}
+        naming = anyio.Lock()
 
-        names: list[str] = []
-
-        async def spill(plan: Plan, index: int, runs: list[Run]) -> None:
-            if not names:
-                captured = [segment.mapping.map for segment in plan.segments]
-                names.extend(layout.segment_names(captured))
+        async def spill(who: int, plan: Plan, index: int, runs: list[Run]) -> None:
+            async with naming:
+                if who not in names:
+                    captured = [segment.mapping.map for segment in plan.segments]
+                    found = layout.segment_names(captured)
+                    if who != pid:
+                        await draft.add_child(who)
+                        found = [child_name(who, name) for name in found]
+                    names[who] = found
             size = plan.segments[index].size
-            await draft.write_runs(names[index], size, runs)
+            await draft.write_runs(names[who][index], size, runs)
 
         def frozen(threads: int) -> None:
             tell(Frozen(pid=pid, threads=threads, at=time.monotonic()))
 
         prepared = time.monotonic()
-        snapshot = await take_snapshot(
-            sight.target,
-            sight.survey,
-            room=sight.room,
+        scene = await take_scene(
+            sights,
+            tree=tree,
             timeout=timeout,
             workers=workers,
             buffers=draft.buffers,
@@ -211,70 +233,57 @@ async def capture_to(
             on_frozen=frozen,
         )
         try:
-            if not snapshot.spilled_bytes:
-                frozen(snapshot.threads)
+            if not scene.spilled_bytes:
+                frozen(scene.threads)
             thawed = time.monotonic()
-            tell(Thawed(pid=pid, freeze_ms=snapshot.freeze_ms, at=thawed))
-            state = await workers.run(snapshot.process_state, layout.holds)
-            picture = _picture(state, snapshot, name, policy, app_state)
-            picture = picture.named(destination.name)
-            files = await workers.run(layout.encode, picture)
-            written = await draft.commit(files)
-            captured = await workers.run(lambda: files.memory_bytes)
+            tell(Thawed(pid=pid, freeze_ms=scene.freeze_ms, at=thawed))
+
+            def laid_out() -> LaidOut:
+                pictures = [
+                    _picture(snapshot.process_state(layout.holds), snapshot, carried)
+                    for snapshot in scene.snapshots
+                ]
+                first = replace_fields(
+                    pictures[0], name=name or "", app_state=app_state
+                ).named(destination.name)
+                return lay_out_tree(first, pictures[1:], layout)
+
+            image = await workers.run(laid_out)
+            for child in scene.snapshots[1:]:
+                await draft.add_child(child.target.pid)
+            written = await draft.commit(image.files)
+            captured = await workers.run(lambda: image.files.memory_bytes)
         finally:
             try:
                 await workers.drained()
             finally:  # cancelled again: it is to be closed all the same
-                await workers.run(snapshot.source.close)
+                await workers.run(scene.close)
 
     tell(Committed(path=destination))
     ended = time.monotonic()
     return CaptureReport(
         path=destination,
-        name=picture.name,
+        name=image.name,
         pid=pid,
         format=layout.name,
         strategy="direct",
-        reason=_reason(snapshot),
-        threads=snapshot.threads,
-        segments=len(files.segments),
+        reason=_reason(scene),
+        threads=scene.threads,
+        segments=len(image.files.segments),
         captured_bytes=captured,
         written_bytes=written,
-        freeze_ms=snapshot.freeze_ms,
+        freeze_ms=scene.freeze_ms,
         total_ms=1e3 * (ended - began),
         phases_ms={
             "prepare": 1e3 * (prepared - began),
-            "attach": snapshot.attach_ms,
-            "freeze": snapshot.freeze_ms,
+            "attach": scene.attach_ms,
+            "freeze": scene.freeze_ms,
             "write": 1e3 * (ended - thawed),
         },
-        skipped=state.skipped,
-        warnings=_warnings(target, policy),
+        skipped=image.skipped,
+        warnings=(*carried.warnings, *image.warnings, *_ended(scene)),
+        children=tuple(child.target.pid for child in scene.snapshots[1:]),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Sight:
-    """A target in view, and the memory that its copy may take."""
-
-    target: Target
-    survey: Survey
-    room: int
-
-
-@asynccontextmanager
-async def _sighted(
-    target: object, workers: Workers, memory_limit: int
-) -> AsyncGenerator[_Sight]:
-    """Pin the target, look at its memory, and wait for room for a copy of it."""
-    with exhaustion_explained(resolve_pid(target)):
-        opened = await workers.acquire(Target.close, open_target, target)
-    with opened:
-        with exhaustion_explained(opened.pid):
-            seen = await workers.run(survey, opened)
-        wanted = seen.expected_bytes + seen.expected_bytes // 8 + _GROWTH_BYTES
-        async with BUDGET.reserved(wanted, memory_limit) as room:
-            yield _Sight(opened, seen, room)
 
 
 @dataclass(slots=True)
@@ -292,53 +301,44 @@ class _Progress:
         self.tell(Progress(done_bytes=self.done_bytes, total_bytes=self.total_bytes))
 
 
-def _picture(
-    state: ProcessState,
-    snapshot: Snapshot,
-    name: str | None,
-    policy: bytes | None,
-    app_state: bytes | None,
-) -> Picture:
+def _picture(state: ProcessState, snapshot: Snapshot, policy: Carried) -> Picture:
     return Picture(
-        name=name or "",
-        policy=DEFAULT_V1 if policy is None else bytes(policy),
+        name="",
+        policy=policy.data,
+        policy_version=policy.version,
         process_state=state,
         fd_table=snapshot.fd_table(),
-        app_state=app_state,
     )
 
 
-def _reason(snapshot: Snapshot) -> str:
-    if snapshot.spilled_bytes:
+def _ended(scene: Scene) -> list[str]:
+    return [f"process {pid} had ended, and is not in the image" for pid in scene.ended]
+
+
+def _reason(scene: Scene) -> str:
+    if scene.spilled_bytes:
         return (
-            f"{snapshot.spilled_bytes} bytes did not fit memory_limit and were "
+            f"{scene.spilled_bytes} bytes did not fit memory_limit and were "
             "written while the process was frozen"
         )
     return "all of it fitted memory_limit and was copied to memory"
 
 
-def _warnings(target: object, policy: bytes | None) -> tuple[str, ...]:
-    if policy is None and is_sandbox(target):
-        return (
-            "the sandbox's own policy is not in the image: it holds an empty one; "
-            "give policy= to have another",
-        )
-    return ()
+def _policy(target: object, policy: bytes | Policy | None, default: str) -> Carried:
+    sandbox = getattr(target, "_sandbox", target) if is_sandbox(target) else None
+    has_lib64 = os.path.exists("/lib64")
+    return given_policy(policy, sandbox, has_lib64=has_lib64, default=default)
 
 
 def _check_available(
     *,
     strategy: str,
-    tree: bool,
-    exclude_dontdump: bool,
     operation_id: str | None,
     recipients: Sequence[object],
 ) -> None:
     if strategy not in ("auto", "direct"):
         raise ValueError(f"unknown strategy {strategy!r}: 'auto' or 'direct'")
     wanted = {
-        "tree=": tree,
-        "exclude_dontdump=": exclude_dontdump,
         "operation_id=": operation_id is not None,
         "recipients=": bool(recipients),
     }

@@ -1,5 +1,6 @@
 """A picture of a process that can be saved, loaded and looked into."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -8,8 +9,10 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from sandlock_async.arguments import check_content
+from sandlock_async.errors import ConversionWarning
 from sandlock_async.image import find_format
 from sandlock_async.image.reader import read_image
+from sandlock_async.image.writer import lay_out
 from sandlock_async.model import Picture
 from sandlock_async.store.draft import drafted
 from sandlock_async.store.listing import find_checkpoints
@@ -44,7 +47,9 @@ class Checkpoint(Picture):
 
         A checkpoint without a name gets that of the directory.
 
-        :param format: the layout; ``"v1"`` is sandlock 0.8.2's
+        :param format: the layout: ``"v1"`` is sandlock 0.8.2's, ``"v2"`` 0.8.6's,
+            ``"v3"`` 0.9.0's. The policy is brought to that version; what it cannot
+            say is told by a :exc:`ConversionWarning`.
         :param replace: swap it with a checkpoint that is there, in one step
         :param durable: fsync everything, so that it survives a power cut
         :raises CheckpointExistsError: if something is there, without *replace*
@@ -60,7 +65,10 @@ class Checkpoint(Picture):
             drafted(destination, workers, replace=replace, durable=durable) as draft,
         ):
             named = self.named(destination.name)
-            await draft.commit(await workers.run(layout.encode, named))
+            laid_out = await workers.run(lay_out, named, layout)
+            await draft.commit(laid_out.files)
+        for warning in laid_out.warnings:
+            warnings.warn(warning, ConversionWarning, stacklevel=2)
 
     @classmethod
     async def load(
@@ -99,6 +107,7 @@ class Checkpoint(Picture):
         return cls(
             name=picture.name,
             policy=picture.policy,
+            policy_version=picture.policy_version,
             process_state=picture.process_state,
             fd_table=picture.fd_table,
             cow_snapshot=picture.cow_snapshot,

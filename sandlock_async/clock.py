@@ -19,7 +19,7 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = min(seconds, _LONGEST_S)
+        self.seconds: float = min(seconds, _LONGEST_S)
         self._at = time.monotonic() + self.seconds
         self._aborted = threading.Event()
 

@@ -182,3 +182,7 @@ class NoSpaceError(StoreError):
         )
         self.needed = needed
         self.free = free
+
+
+class ConversionWarning(UserWarning):
+    """A layout cannot say all that a checkpoint holds."""

@@ -105,14 +105,6 @@ class ThreadGroup:
             self._seize_new()
             self._check_time([self.pid])
 
-    def release(self) -> None:
-        """Thaw, after everything has been read.
-
-        :raises ProcessGoneError: if the process was killed before
-        """
-        if not self.thaw():
-            raise ProcessGoneError(self.pid, "snapshot", "it was killed")
-
     def thaw(self) -> bool:
         """Let every stopped thread run on, with the signal it was about to get.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
 from operator import attrgetter
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from sandlock_async.model import MemoryMap, Skipped
 from sandlock_async.procfs import maps
@@ -211,8 +211,8 @@ class Pages:
         ranges: tuple[list[int], list[int], list[bool]],
         safe: Mapping[int, list[int]] | None = None,
     ) -> None:
-        self.ranges = ranges
-        self.safe = safe or {}
+        self.ranges: tuple[list[int], list[int], list[bool]] = ranges
+        self.safe: Mapping[int, list[int]] = safe or {}
         self._starts, self._ends, self._owned = ranges
 
     def __eq__(self, other: object) -> bool:
@@ -220,7 +220,7 @@ class Pages:
             return NotImplemented
         return self.ranges == other.ranges and self.safe == other.safe
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     @cached_property
     def _own(self) -> tuple[list[int], list[int]]:

@@ -25,6 +25,7 @@ class CaptureReport:
     :ivar phases_ms: the same by phase: ``prepare``, ``attach``, ``freeze``, ``write``
     :ivar skipped: what is not in the image though it should be, with reasons
     :ivar warnings: what else the caller should know
+    :ivar children: the descendants that were captured with it
     """
 
     path: Path
@@ -42,3 +43,4 @@ class CaptureReport:
     phases_ms: dict[str, float]
     skipped: tuple[Skipped, ...]
     warnings: tuple[str, ...]
+    children: tuple[int, ...] = ()

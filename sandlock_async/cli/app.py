@@ -8,6 +8,7 @@ import rich_click as click
 import sandlock_async
 from sandlock_async.cli import output
 from sandlock_async.cli.capture import capture
+from sandlock_async.cli.convert import convert
 from sandlock_async.cli.demo import demo
 from sandlock_async.cli.inspect import inspect
 from sandlock_async.cli.interrupts import Interrupted, run_interruptible
@@ -51,7 +52,7 @@ def app(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (demo, capture, inspect, list_):
+for _command in (demo, capture, inspect, list_, convert):
     app.add_command(_command)
 
 

@@ -61,7 +61,7 @@ def _seconds(value: str | float) -> float:
     type=click.Choice(list(FORMATS)),
     default="v1",
     show_default=True,
-    help="The layout; v1 is that of sandlock 0.8.2.",
+    help="The layout: v1 is sandlock 0.8.2's, v2 0.8.6's, v3 0.9.0's.",
 )
 @click.option(
     "--strategy",
@@ -85,6 +85,12 @@ def _seconds(value: str | float) -> float:
     default=DEFAULT_LIMIT,
     show_default=True,
     help="Memory for the copy; more is written while the process is frozen.",
+)
+@click.option("--tree", is_flag=True, help="Its descendants too, at the same instant.")
+@click.option(
+    "--exclude-dontdump",
+    is_flag=True,
+    help="Leave out what the program wants in no core dump (MADV_DONTDUMP).",
 )
 @click.option("--replace", is_flag=True, help="Replace a checkpoint that is there.")
 @click.option(
@@ -112,6 +118,8 @@ def capture(
     strategy: str,
     timeout: float,
     memory_limit: int,
+    tree: bool,
+    exclude_dontdump: bool,
     replace: bool,
     no_durable: bool,
     policy: bytes | None,
@@ -134,6 +142,8 @@ def capture(
         strategy=strategy,
         timeout=timeout,
         memory_limit=memory_limit,
+        tree=tree,
+        exclude_dontdump=exclude_dontdump,
         replace=replace,
         durable=not no_durable,
     )
@@ -173,6 +183,7 @@ def report_table(report: CaptureReport) -> Table:
             ("frozen", output.milliseconds(report.freeze_ms)),
             ("in all", output.milliseconds(report.total_ms)),
             ("threads", report.threads),
+            *([("children", len(report.children))] if report.children else []),
             ("segments", report.segments),
             ("captured", output.size(report.captured_bytes)),
             ("written", output.size(report.written_bytes)),

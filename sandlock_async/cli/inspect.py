@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import rich_click as click
 from rich.console import Group, RenderableType
@@ -19,6 +20,8 @@ from sandlock_async.cli.descriptors import (
 )
 from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
 from sandlock_async.cli.output import Answer
+from sandlock_async.image.policy import decode_policy, default_policy
+from sandlock_async.image.records import encode_record
 from sandlock_async.model import MemoryMap, ProcessState
 from sandlock_async.store.listing import Sizes, measure
 from sandlock_async.workers import Workers
@@ -66,7 +69,7 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
                 "tid": thread.tid,
                 "pc": _pc(machine, thread.regs),
                 "sp": _sp(machine, thread.regs),
-                "regs": thread.regs,
+                **encode_record(thread),
             }
             for thread in state.threads
         ],
@@ -89,6 +92,9 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
             for segment in state.extended_segments
         ],
         "fds": fd_entries(picture),
+        "vm_areas": encode_record(state.vm_areas),
+        "details": encode_record(state.details),
+        "policy": _policy(picture),
         "total_bytes": sizes.total_bytes,
         "disk_bytes": sizes.disk_bytes,
         "skipped": [
@@ -102,6 +108,14 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
         ],
         "skipped_fds": skipped_fd_entries(state),
     }
+
+
+def _policy(picture: Checkpoint) -> dict[str, object]:
+    try:
+        policy = decode_policy(picture.format, picture.policy)
+    except ValueError as error:
+        return {"version": None, "bytes": len(picture.policy), "error": str(error)}
+    return {"version": policy.version, "fields": policy.fields}
 
 
 def _machine(state: ProcessState) -> Machine | None:
@@ -182,6 +196,7 @@ def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
         output.heading("Open files"),
         fds_table(picture),
     ]
+    parts += [output.heading("Policy"), output.fields(_policy_rows(picture))]
     if state.skipped:
         parts += [output.heading("Not in the image"), skipped_table(state.skipped)]
     if state.skipped_fds:
@@ -190,6 +205,17 @@ def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
             skipped_fds_table(state.skipped_fds),
         ]
     return output.lines(*parts)
+
+
+def _policy_rows(picture: Checkpoint) -> list[tuple[str, object]]:
+    """Return what of the policy is not as in an empty one."""
+    policy = _policy(picture)
+    if "error" in policy:
+        return [("unknown", policy["error"])]
+    usual = default_policy(picture.format).fields
+    fields = cast("dict[str, object]", policy["fields"])
+    rows = [(name, value) for name, value in fields.items() if value != usual[name]]
+    return rows or [("empty", "every field is as sandlock has it by default")]
 
 
 def _hex(value: int | None) -> str | None:

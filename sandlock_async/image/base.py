@@ -98,9 +98,12 @@ class Base:
     regs: tuple[int, ...]
     xstate: bytes
 
-    def picture(self, segments: Sequence[MemorySegment]) -> Picture:
+    def picture(
+        self, segments: Sequence[MemorySegment], policy_version: str
+    ) -> Picture:
         """Return the whole picture, with what ``extended/`` adds.
 
+        :param policy_version: of which version the policy is
         :raises ImageCorruptError: naming the file that is missing or malformed
         """
         directory = self.directory
@@ -113,6 +116,7 @@ class Base:
         return Picture(
             name=self.name,
             policy=directory.read(layout.POLICY),
+            policy_version=policy_version,
             process_state=self._state(tuple(segments), extended),
             fd_table=fd_table,
             cow_snapshot=self.cow_snapshot,

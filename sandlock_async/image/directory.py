@@ -17,6 +17,7 @@ from sandlock_async.errors import (
     ImageCorruptError,
     ImageError,
 )
+from sandlock_async.image import layout
 from sandlock_async.model import SegmentData
 
 MAX_METADATA_BYTES = 256 << 20
@@ -73,13 +74,14 @@ class ImageDirectory:
     Goes on reading this very image when another is put in its place. Closed by
     :meth:`close`, or when nothing refers to it any more.
 
+    :param fd: the directory, if it is open already; closed with this
     :raises CheckpointNotFoundError: if the path is not a directory
     :raises ImageError: if it cannot be opened
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fd: int | None = None) -> None:
         self.path = path
-        fd = open_image(path)
+        fd = open_image(path) if fd is None else fd
         self._fd = fd
         self._segments: OrderedDict[str, int] = OrderedDict()
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
@@ -95,6 +97,56 @@ class ImageDirectory:
     def corrupt(self, name: str, reason: str) -> ImageCorruptError:
         """Return the error for file *name*."""
         return ImageCorruptError(self.path / name, reason)
+
+    def children(self) -> list[int]:
+        """Return the pids of the descendants that the checkpoint holds, in order.
+
+        :raises ImageCorruptError: if there is something else in their place
+        """
+        fd = self._open_folder(layout.CHILDREN)
+        if fd is None:
+            return []
+        try:
+            with os.scandir(fd) as entries:
+                names = [entry.name for entry in entries]
+        finally:
+            os.close(fd)
+        for name in names:
+            if not name.isascii() or not name.isdigit() or name.startswith("0"):
+                raise self.corrupt(
+                    f"{layout.CHILDREN}/{name}", "not a process's number"
+                )
+        return sorted(map(int, names))
+
+    def child(self, pid: int) -> "ImageDirectory":
+        """Open the checkpoint of a descendant.
+
+        :raises ImageCorruptError: if there is none
+        """
+        name = layout.child_name(pid, "")
+        fd = self._open_folder(name)
+        if fd is None:
+            raise self.corrupt(name, "missing")
+        return ImageDirectory(self.path / name, fd)
+
+    def _open_folder(self, name: str) -> int | None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        where = self._fd
+        try:
+            for folder in name.split("/"):
+                inner = os.open(folder, flags, dir_fd=where)
+                if where != self._fd:
+                    os.close(where)
+                where = inner
+        except OSError as error:
+            if where != self._fd:
+                os.close(where)
+            if error.errno == errno.ENOENT:
+                return None
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise self.corrupt(name, "not a folder of this image") from error
+            raise image_error(error, self.path / name) from error
+        return where
 
     def read(self, name: str) -> bytes:
         """Return the content of a metadata file.
@@ -217,6 +269,10 @@ class FileSegment(SegmentData):
 
     def __len__(self) -> int:
         return self._size
+
+    def fd(self) -> int:
+        """Return an open descriptor of the file, which stays the directory's."""
+        return self._directory.segment_fd(self._name)
 
     def ranges(self) -> Sequence[tuple[int, int]]:
         fd = self._directory.segment_fd(self._name)

@@ -70,3 +70,28 @@ def _format_of(directory: ImageDirectory) -> Format:
         str(known.version) for known in FORMATS.values() if known.version is not None
     )
     raise ImageVersionError(directory.path / layout.META, found, expected)
+
+
+def read_family(path: Path) -> list[Read]:
+    """Read the checkpoint at *path*, and those of its descendants that it holds.
+
+    :raises ImageError: as :func:`read_image`, for any of them
+    """
+    family = [read_image(path)]
+    try:
+        for pid in family[0].directory.children():
+            directory = family[0].directory.child(pid)
+            try:
+                family.append(_read(directory))
+            except BaseException:
+                directory.close()
+                raise
+            if family[-1].picture.process_state.pid != pid:
+                raise family[-1].directory.corrupt(
+                    layout.INFO, f"not of process {pid}, as the folder has it"
+                )
+    except BaseException:
+        for read in family:
+            read.directory.close()
+        raise
+    return family

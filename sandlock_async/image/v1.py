@@ -46,7 +46,8 @@ def decode(directory: ImageDirectory) -> Picture:
                 data=directory.segment(base_name(index, this), this.size),
             )
             for index, this in enumerate(base.maps)
-        ]
+        ],
+        policy_version="v1",
     )
 
 

@@ -38,8 +38,10 @@ def base_name(_: int, this: MemoryMap) -> str:
     return f"{layout.MEMORY}/{this.start:x}.bin"
 
 
-def decode(directory: ImageDirectory) -> Picture:
+def decode(directory: ImageDirectory, *, name: str) -> Picture:
     """Read a picture back; memory is read when it is asked for.
+
+    :param name: of the layout; its policy is of that version
 
     :raises ImageError: naming the file that is missing or malformed
     """
@@ -49,7 +51,7 @@ def decode(directory: ImageDirectory) -> Picture:
         data = directory.optional_segment(base_name(0, this), this.size)
         if data is not None:
             segments.append(MemorySegment(start=this.start, data=data))
-    return base.picture(segments)
+    return base.picture(segments, policy_version=name)
 
 
 def make_format(name: str, version: int) -> Format:
@@ -67,7 +69,7 @@ def make_format(name: str, version: int) -> Format:
             listed=lambda state, _: state.memory_maps,
             has_fp=True,
         ),
-        decode=decode,
+        decode=partial(decode, name=name),
     )
 
 

@@ -16,6 +16,8 @@ class Picture:
     :ivar fd_table: open descriptors, by number
     :ivar cow_snapshot: sandlock's copy-on-write snapshot, None if there is none
     :ivar app_state: bytes of the application's own, None if there are none
+    :ivar policy_version: the version of sandlock's policy that *policy* is: ``v1``,
+        ``v2`` or ``v3``; None if nobody has said, and it is passed through
     """
 
     name: str
@@ -24,6 +26,7 @@ class Picture:
     fd_table: tuple[FdInfo, ...]
     cow_snapshot: str | None = None
     app_state: bytes | None = None
+    policy_version: str | None = None
 
     def named(self, default: str) -> "Picture":
         """Return the picture under its own name, or *default* if it has none.

@@ -5,7 +5,7 @@ import os
 from sandlock_async.model import VmArea
 from sandlock_async.plan import Content, Plan, content_of
 from sandlock_async.snapshot.mapped_files import Identities, key_of
-from sandlock_async.snapshot.window import View
+from sandlock_async.snapshot.view import View
 
 
 def describe_areas(view: View, files: Identities, plan: Plan) -> tuple[VmArea, ...]:

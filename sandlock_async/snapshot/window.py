@@ -4,79 +4,113 @@ Short, synchronous, on the one thread that attached. It reads only what must be
 read now; nothing is parsed that can be parsed later, and nothing written.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Protocol
 
-from sandlock_async.errors import CaptureError
+from sandlock_async.errors import CaptureError, ProcessGoneError
 from sandlock_async.failure import translate
-from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel import files
-from sandlock_async.plan import Planner, VmFlags, select
-from sandlock_async.procfs.maps import Mapping, parse_maps
-from sandlock_async.snapshot.details import RawDetails, read_details
-from sandlock_async.snapshot.direct import DirectSource
-from sandlock_async.snapshot.facts import Facts, read_facts, read_fds
-from sandlock_async.snapshot.fd_contents import RawContent, choose, read_contents
+from sandlock_async.plan import select
+from sandlock_async.procfs.maps import parse_maps
+from sandlock_async.snapshot.details import read_details
+from sandlock_async.snapshot.facts import read_facts, read_fds
+from sandlock_async.snapshot.fd_contents import choose, read_contents
 from sandlock_async.snapshot.shared_memory import SharedMemory
-from sandlock_async.snapshot.survey import (
-    Survey,
-    read_vm_flags,
-    scan_pages,
-)
-from sandlock_async.target import Target
+from sandlock_async.snapshot.subject import Subject
+from sandlock_async.snapshot.survey import read_vm_flags, scan_pages
+from sandlock_async.snapshot.view import View
 
 _REHEARSED_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What was seen through the window, besides memory.
+class Company(Protocol):
+    """Those that are frozen together with a process: its descendants, or nobody."""
 
-    :ivar contents: what waits in pipes and unix sockets
-    """
+    def find_new(self) -> list[Subject]:
+        """Return those that have not been seen yet."""
+        ...
 
-    facts: Facts
-    contents: list[RawContent]
-    details: RawDetails
-    mappings: list[Mapping]
-    vm_flags: VmFlags
+    def leave(self, subject: Subject) -> None:
+        """Take note that one has ended before it stood still."""
+        ...
 
 
-def look(
-    target: Target,
-    group: ThreadGroup,
-    survey: Survey,
-    source: DirectSource,
-) -> View:
-    """Freeze the target, read it, and let it run again if nothing is pending.
+def look(subjects: list[Subject], company: Company) -> None:
+    """Freeze all subjects, read each, and let them run again if nothing is pending.
 
-    If *source* has something pending the target is still frozen; otherwise, and
-    whenever this raises, it runs.
+    If anything is pending all are still frozen; otherwise, and whenever this raises,
+    all run.
 
+    :param subjects: changed as descendants of the first come and go
     :raises CaptureError: in all its forms; the message says why
     """
+    pid = subjects[0].target.pid
     try:
-        group.attach()
-        planner = Planner()
-        _rehearse(target.pid, survey, planner, source)
-        group.freeze()
-        view = _read(target, group, survey, planner, source)
-        if not source.pending:
-            group.release()
+        for subject in tuple(subjects):
+            pid = subject.target.pid
+            if _is_there(subject.group.attach, subject, subjects, company):
+                _rehearse(subject)
+        for subject in tuple(subjects):
+            pid = subject.target.pid
+            _is_there(subject.group.freeze, subject, subjects, company)
+        # Nobody who stands still starts another: when a look finds none, that is all.
+        while found := company.find_new():
+            subjects += found
+            for subject in found:
+                pid = subject.target.pid
+                if _is_there(subject.group.attach, subject, subjects, company):
+                    _is_there(subject.group.freeze, subject, subjects, company)
+        for subject in subjects:
+            pid = subject.target.pid
+            subject.view = _read(subject)
+        if not any(subject.source.pending for subject in subjects):
+            release(subjects)
     except BaseException as error:
-        group.thaw()
+        for subject in subjects:
+            subject.group.thaw()
         if isinstance(error, OSError) and not isinstance(error, CaptureError):
-            raise translate(error, target.pid, "snapshot") from error
+            raise translate(error, pid, "snapshot") from error
         raise
-    return view
 
 
-def _rehearse(pid: int, survey: Survey, planner: Planner, source: DirectSource) -> None:
+def _is_there(
+    step: Callable[[], None],
+    subject: Subject,
+    subjects: list[Subject],
+    company: Company,
+) -> bool:
+    """Take a step; a descendant that has ended by then is dropped."""
+    try:
+        step()
+    except ProcessGoneError:
+        if subject is subjects[0]:
+            raise
+        subject.group.thaw()
+        subjects.remove(subject)
+        company.leave(subject)
+        return False
+    return True
+
+
+def release(subjects: list[Subject]) -> None:
+    """Let all subjects run again, after everything has been read.
+
+    :raises ProcessGoneError: if one of them was killed before
+    """
+    whole = {subject.target.pid: subject.group.thaw() for subject in subjects}
+    for pid, was_frozen in whole.items():
+        if not was_frozen:
+            raise ProcessGoneError(pid, "snapshot", "it was killed")
+
+
+def _rehearse(subject: Subject) -> None:
     """Do once what the window does, while a small target still runs.
 
     Code and tables are in the CPU's caches afterwards, and the plan is made if nothing
-    changes, which shortens the freeze by a third. Not for a large one, which may keep us
-    waiting for its mmap_lock, nor for one whose faults somebody else handles.
+    changes, which shortens the freeze by a third. Not for a large one, which may keep
+    us waiting for its mmap_lock, nor for one whose faults somebody else handles.
     """
+    pid, survey = subject.target.pid, subject.survey
     if survey.expected_bytes > _REHEARSED_BYTES or survey.missing_faults:
         return
     try:
@@ -85,23 +119,18 @@ def _rehearse(pid: int, survey: Survey, planner: Planner, source: DirectSource) 
         files.read_file(f"/proc/{pid}/maps")
         if not any(raw.is_userfaultfd for raw in fds):
             pages = scan_pages(pid, survey.wanted, survey.vm_flags)
-            plan = planner.plan(survey.wanted, survey.vm_flags, pages, {})
-            source.copy(plan, SharedMemory())
+            plan = subject.planner.plan(survey.wanted, survey.vm_flags, pages, {})
+            subject.source.copy(plan, SharedMemory())
     except (OSError, CaptureError):
         pass  # in the midst of an execve(2); what lasts, the window will tell
 
 
-def _read(
-    target: Target,
-    group: ThreadGroup,
-    survey: Survey,
-    planner: Planner,
-    source: DirectSource,
-) -> View:
+def _read(subject: Subject) -> View:
+    target, survey = subject.target, subject.survey
     pid = target.pid
     # Traced now, so the number cannot pass to another process any more.
     target.check_same("freeze")
-    facts = read_facts(pid, group.tids, target.machine)
+    facts = read_facts(pid, subject.group.tids, target.machine)
     contents = read_contents(target.pidfd, facts.fds)
     maps = files.read_file(f"/proc/{pid}/maps")
     mappings, wanted, vm_flags = survey.mappings, survey.wanted, survey.vm_flags
@@ -120,11 +149,11 @@ def _read(
     try:
         shared.open(pid, wanted.shared, facts.fds)
         pages = scan_pages(pid, wanted, vm_flags)
-        plan = planner.plan(wanted, vm_flags, pages, shared.data)
+        plan = subject.planner.plan(wanted, vm_flags, pages, shared.data)
     except BaseException:
         shared.close()
         raise
-    source.copy(plan, shared)
+    subject.source.copy(plan, shared)
     return View(
         facts=facts,
         contents=contents,

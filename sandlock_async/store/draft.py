@@ -9,6 +9,7 @@ from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image import layout
 from sandlock_async.image.files import ImageFiles
 from sandlock_async.store.buffers import Buffers
+from sandlock_async.store.links import share_segments
 from sandlock_async.store.refusals import store_error
 from sandlock_async.store.stage import Stage
 from sandlock_async.store.stream import Run, SegmentStream
@@ -23,6 +24,16 @@ class Draft:
     stream: SegmentStream
     buffers: Buffers
     _workers: Workers
+
+    async def share(self, files: ImageFiles) -> tuple[int, ImageFiles]:
+        """Take over memory files of another image without copying, where it works.
+
+        :return: their length together, and the files that are left to write
+        :raises StoreError: if they cannot be written
+        """
+        async with self._translated(lambda: files.memory_bytes):
+            shared = await self._workers.run(share_segments, files, self.stage.path)
+        return shared.linked_bytes, shared.files
 
     async def commit(self, files: ImageFiles) -> int:
         """Write what is missing and put the image at its place, whole.
@@ -44,6 +55,14 @@ class Draft:
             await self.stream.write_all(files.segments)
             await self._workers.run(stage.commit, meta)
         return stage.written_bytes + self.stream.written_bytes
+
+    async def add_child(self, pid: int) -> None:
+        """Make the folders of a descendant; doing so twice does nothing.
+
+        :raises StoreError: if they cannot be made
+        """
+        async with self._translated(lambda: 0):
+            await self._workers.run(self.stage.add_child, pid)
 
     async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
         """Write some bytes of the memory file *name*, of *size* bytes in all.

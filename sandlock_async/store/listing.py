@@ -16,7 +16,13 @@ from sandlock_async.image.directory import (
 
 TOP_LEVEL = frozenset(
     name.partition("/")[0]
-    for name in (layout.META, layout.POLICY, layout.APP_STATE, *layout.DIRECTORIES)
+    for name in (
+        layout.META,
+        layout.POLICY,
+        layout.APP_STATE,
+        layout.CHILDREN,
+        *layout.DIRECTORIES,
+    )
 )
 """What a checkpoint directory may hold."""
 

@@ -22,8 +22,8 @@ class Place:
 
     def __init__(self, destination: Path, *, replace: bool) -> None:
         self.destination = destination
-        self.folder = destination.parent
-        self.fd = -1
+        self.folder: Path = destination.parent
+        self.fd: int = -1
         self._replace = replace
         self._made: list[Path] = []
 

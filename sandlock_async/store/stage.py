@@ -50,13 +50,14 @@ class Stage:
 
     def __init__(self, destination: Path, *, replace: bool, durable: bool) -> None:
         self.destination = destination
-        self.path = destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
+        self.path: Path = destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
         self.durable = durable
         self.written_bytes: int = 0
         self._replace = replace
         self._place = Place(destination, replace=replace)
         self._reserve = Reserve()
         self._fd = -1
+        self._folders = list(layout.DIRECTORIES)
         self._committed = False
         with refusals.translated(destination):
             try:
@@ -99,6 +100,13 @@ class Stage:
         finally:
             os.close(fd)
 
+    def add_child(self, pid: int) -> None:
+        """Make the folders of a descendant; doing so twice does nothing."""
+        for folder in layout.child_folders(pid):
+            if folder not in self._folders:
+                os.mkdir(folder, 0o700, dir_fd=self._fd)
+                self._folders.append(folder)
+
     def commit(self, meta: bytes) -> None:
         """Add ``meta.json`` and put the directory at its place in one rename.
 
@@ -109,7 +117,7 @@ class Stage:
         """
         self.write(layout.META, meta)
         if self.durable:
-            for folder in (*reversed(layout.DIRECTORIES), "."):
+            for folder in (*reversed(self._folders), "."):
                 _sync_folder(folder, self._fd)
         self._reserve.release()
         try:

@@ -1,13 +1,25 @@
 """The parsers, on the bytes that the kernel prints."""
 
+import sys
+from pathlib import Path
+
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import NoteSection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandlock_async.procfs.elf import parse_elf_machine
+from sandlock_async.model import Limit
+from sandlock_async.procfs.elf import (
+    HEADER_BYTES,
+    find_notes,
+    parse_build_id,
+    parse_elf_machine,
+)
 from sandlock_async.procfs.fdinfo import parse_fdinfo
+from sandlock_async.procfs.limits import parse_limits
 from sandlock_async.procfs.maps import parse_maps, parse_vm_flags
-from sandlock_async.procfs.stat import parse_stat
+from sandlock_async.procfs.stat import parse_mm_addresses, parse_stat
 from sandlock_async.procfs.status import parse_status
 from sandlock_async.procfs.syscall import Syscall, parse_syscall
 
@@ -114,3 +126,52 @@ def test_garbage_is_a_value_error(content: bytes) -> None:
             continue
     parse_status(content)
     parse_elf_machine(content)
+
+
+def test_mm_addresses() -> None:
+    fields = b" ".join(b"%d" % number for number in range(4, 53))
+
+    found = parse_mm_addresses(b"5 (a) b) S " + fields)
+
+    assert found["start_code"] == 26
+    assert found["start_stack"] == 28
+    assert (found["start_data"], found["env_end"]) == (45, 51)
+
+
+def test_limits() -> None:
+    content = (
+        b"Limit                     Soft Limit           Hard Limit           Units\n"
+        b"Max cpu time              unlimited            unlimited            seconds\n"
+        b"Max open files            1024                 524288               files\n"
+    )
+
+    assert parse_limits(content) == (
+        Limit(name="Max cpu time", soft=None, hard=None),
+        Limit(name="Max open files", soft=1024, hard=524288),
+    )
+
+
+def test_build_id_of_a_program() -> None:
+    content = Path(sys.executable).resolve().read_bytes()
+
+    ids = [
+        parse_build_id(content[offset : offset + size])
+        for offset, size in find_notes(content[:HEADER_BYTES])
+    ]
+
+    with open(sys.executable, "rb") as file:
+        sections = ELFFile(file).iter_sections()
+        notes = [
+            note
+            for one in sections
+            if isinstance(one, NoteSection)
+            for note in one.iter_notes()
+        ]
+    expected = [note["n_desc"] for note in notes if note["n_type"] == "NT_GNU_BUILD_ID"]
+    assert [found.hex() for found in ids if found] == expected
+
+
+@given(st.binary(max_size=200))
+def test_notes_of_garbage(content: bytes) -> None:
+    find_notes(b"\x7fELF\x02\x01" + content)
+    parse_build_id(content)

@@ -1,0 +1,81 @@
+"""Those that are frozen together with a process: its descendants, as they appear."""
+
+from sandlock_async.clock import Deadline
+from sandlock_async.descendants import find_descendants
+from sandlock_async.errors import ProcessGoneError
+from sandlock_async.kernel.memory import Arena
+from sandlock_async.scene import Sight
+from sandlock_async.snapshot.copying import Copier
+from sandlock_async.snapshot.direct import DirectSource
+from sandlock_async.snapshot.subject import Subject
+from sandlock_async.snapshot.survey import Survey, survey
+from sandlock_async.target import Target, open_target
+from sandlock_async.workers import Workers
+
+NEWCOMER_GROWTH_BYTES = 1 << 20
+"""Room for what a descendant touches between the look before and its freeze."""
+
+
+def make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
+    """Return a process ready to be frozen, with memory for the copy. Blocks.
+
+    :raises OSError: ``ENOMEM``
+    """
+    arena = Arena(sight.room)
+    source = DirectSource(Copier(sight.target.pid, deadline), arena, workers)
+    return Subject(sight.target, sight.survey, source, deadline)
+
+
+class Descendants:
+    """Finds, under the freeze, descendants that nobody had seen before it.
+
+    :ivar ended: those that had ended before they stood still
+    """
+
+    def __init__(
+        self,
+        subjects: list[Subject],
+        deadline: Deadline,
+        workers: Workers,
+        first: Survey,
+        *,
+        tree: bool,
+    ) -> None:
+        self._subjects = subjects
+        self._deadline = deadline
+        self._workers = workers
+        self._exclude_dontdump = first.exclude_dontdump
+        self._tree = tree
+        self._opened: list[Target] = []
+        self.ended: set[int] = set()
+
+    def find_new(self) -> list[Subject]:
+        """Return those that have not been seen yet; on the tracer's thread."""
+        if not self._tree:
+            return []
+        known = {subject.target.pid for subject in self._subjects} | self.ended
+        found: list[Subject] = []
+        for pid in find_descendants(self._subjects[0].target.pid):
+            if pid in known:
+                continue
+            try:
+                target = open_target(pid)
+                self._opened.append(target)
+                seen = survey(target, exclude_dontdump=self._exclude_dontdump)
+            except ProcessGoneError:
+                self.ended.add(pid)
+                continue
+            room = seen.expected_bytes + NEWCOMER_GROWTH_BYTES
+            sight = Sight(target=target, survey=seen, room=room)
+            found.append(make_subject(sight, self._deadline, self._workers))
+        return found
+
+    def leave(self, subject: Subject) -> None:
+        """Take note that one has ended before it stood still."""
+        self.ended.add(subject.target.pid)
+        subject.source.close()
+
+    def close(self) -> None:
+        """Let the processes go that were found here."""
+        while self._opened:
+            self._opened.pop().close()

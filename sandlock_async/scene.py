@@ -1,0 +1,132 @@
+"""Processes before and after a freeze: how they were found, and what came of them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
+from sandlock_async.snapshot.details import parse_details
+from sandlock_async.snapshot.direct import DirectSource
+from sandlock_async.snapshot.facts import parse_fds
+from sandlock_async.snapshot.fd_details import describe_fds
+from sandlock_async.snapshot.fd_late import LateFds
+from sandlock_async.snapshot.mapped_files import Identities
+from sandlock_async.snapshot.pieces import Piece
+from sandlock_async.snapshot.survey import Survey
+from sandlock_async.snapshot.thread_facts import parse_threads, read_lasting
+from sandlock_async.snapshot.view import View
+from sandlock_async.snapshot.vm_areas import describe_areas
+from sandlock_async.target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """A process in view before its freeze.
+
+    :ivar room: bytes of memory that its copy may take
+    """
+
+    target: Target
+    survey: Survey
+    room: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Processes as they were at one instant, in our memory; they run again.
+
+    :ivar snapshots: of each; the target's first, then its descendants'
+    :ivar threads: of all together
+    :ivar attach_ms: from the first request to the first interrupt
+    :ivar freeze_ms: from the first interrupt to the last detach
+    :ivar spilled_bytes: what did not fit the memory budget
+    :ivar ended: descendants that had ended, and that nobody had reaped
+    """
+
+    snapshots: "tuple[Snapshot, ...]"
+    attach_ms: float
+    freeze_ms: float
+    spilled_bytes: int
+    ended: tuple[int, ...]
+
+    @property
+    def threads(self) -> int:
+        """How many there are in all processes."""
+        return sum(len(this.view.facts.threads) for this in self.snapshots)
+
+    def close(self) -> None:
+        """Give the memory back; closing twice does nothing."""
+        for snapshot in self.snapshots:
+            snapshot.source.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A process as it was.
+
+    :ivar fds: what was looked up of its descriptors, right after the thaw
+    """
+
+    target: Target
+    view: View
+    source: DirectSource
+    files: Identities
+    fds: LateFds
+
+    def process_state(
+        self,
+        holds: Callable[[MemoryMap], bool],
+        streamed: dict[int, list[Piece]] | None = None,
+    ) -> ProcessState:
+        """Return what was seen, as the image has it.
+
+        :param holds: whether the base layout holds the bytes of a captured mapping
+        :param streamed: where the spilled bytes are now, by segment number
+        :raises UnsupportedArchError: if the process turns out to run 32-bit code
+        """
+        facts, pid = self.view.facts, self.target.pid
+        machine = self.target.machine
+        lasting = read_lasting(pid, facts.threads, machine)
+        threads = parse_threads(facts.threads, lasting, pid, machine)
+        held, extended = partition_segments(
+            self.source.segments(streamed),
+            (segment.mapping.map for segment in self.source.plan.segments),
+            holds,
+        )
+        fds = describe_fds(facts.fds, self.view.contents, self.fds)
+        return ProcessState(
+            pid=pid,
+            cwd=facts.cwd.decode(errors="replace"),
+            exe=facts.exe.decode(errors="replace"),
+            regs=threads[0].regs,
+            memory_maps=tuple(mapping.map for mapping in self.view.mappings),
+            memory_data=held,
+            extended_segments=extended,
+            threads=threads,
+            arch=self.target.machine.name,
+            vm_areas=describe_areas(self.view, self.files, self.source.plan),
+            details=parse_details(
+                self.view.details, facts.status, facts.queued, asked=None
+            ),
+            fd_details=fds.details,
+            pipe_contents=fds.pipes,
+            socket_contents=fds.sockets,
+            skipped_fds=fds.skipped,
+            skipped=self.source.skipped(),
+        )
+
+    def fd_table(self) -> tuple[FdInfo, ...]:
+        """Return the open descriptors."""
+        return parse_fds(self.view.facts)
+
+
+def partition_segments(
+    segments: Iterable[MemorySegment],
+    mappings: Iterable[MemoryMap],
+    holds: Callable[[MemoryMap], bool],
+) -> tuple[tuple[MemorySegment, ...], tuple[MemorySegment, ...]]:
+    """Return the segments of mappings that a base layout holds, and the others."""
+    held: list[MemorySegment] = []
+    extended: list[MemorySegment] = []
+    for segment, mapping in zip(segments, mappings, strict=True):
+        (held if holds(mapping) else extended).append(segment)
+    return tuple(held), tuple(extended)

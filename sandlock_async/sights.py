@@ -1,0 +1,79 @@
+"""The looks before a freeze: who is captured, and the memory that the copies take."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from sandlock_async.budget import BUDGET
+from sandlock_async.company import NEWCOMER_GROWTH_BYTES
+from sandlock_async.descendants import find_descendants
+from sandlock_async.errors import ProcessGoneError
+from sandlock_async.failure import exhaustion_explained, translate
+from sandlock_async.scene import Sight
+from sandlock_async.snapshot.survey import Survey, survey
+from sandlock_async.target import Target, open_target, resolve_pid
+from sandlock_async.workers import Workers
+
+_GROWTH_BYTES = 8 << 20
+"""Room for what the target touches between the look before and the freeze."""
+
+
+@asynccontextmanager
+async def sighted(
+    target: object,
+    workers: Workers,
+    memory_limit: int,
+    *,
+    tree: bool = False,
+    exclude_dontdump: bool = False,
+) -> AsyncGenerator[list[Sight]]:
+    """Pin the target, look at its memory, and wait for room for a copy of it.
+
+    :param tree: its descendants too, after it
+    """
+    pid = resolve_pid(target)
+    async with AsyncExitStack() as opened:
+        seen: list[tuple[Target, Survey]] = []
+
+        def look(who: object) -> Target:
+            with exhaustion_explained(pid):
+                return open_target(who)
+
+        async def add(who: object) -> None:
+            found = await workers.acquire(Target.close, look, who)
+            opened.callback(found.close)
+            with exhaustion_explained(pid):
+                seen.append(
+                    (
+                        found,
+                        await workers.run(
+                            survey, found, exclude_dontdump=exclude_dontdump
+                        ),
+                    )
+                )
+
+        await add(target)
+        for descendant in await workers.run(_descendants, pid) if tree else ():
+            try:
+                await add(descendant)
+            except ProcessGoneError:
+                continue  # the freeze will tell what has become of it
+        wanted = [_wanted(number, survey) for number, (_, survey) in enumerate(seen)]
+        async with BUDGET.reserved(sum(wanted), memory_limit) as room:
+            sights: list[Sight] = []
+            for (found, survey_of_it), size in zip(seen, wanted, strict=True):
+                share = min(size, room)
+                room -= share
+                sights.append(Sight(target=found, survey=survey_of_it, room=share))
+            yield sights
+
+
+def _wanted(number: int, seen: Survey) -> int:
+    growth = _GROWTH_BYTES if number == 0 else NEWCOMER_GROWTH_BYTES
+    return seen.expected_bytes + seen.expected_bytes // 8 + growth
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        return find_descendants(pid)
+    except OSError as error:
+        raise translate(error, pid, "prepare") from error
