@@ -7,6 +7,8 @@ from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
 from sandlock_async.snapshot.details import parse_details
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import parse_fds
+from sandlock_async.snapshot.fd_details import describe_fds
+from sandlock_async.snapshot.fd_late import LateFds
 from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.survey import Survey
@@ -59,12 +61,16 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A process as it was."""
+    """A process as it was.
+
+    :ivar fds: what was looked up of its descriptors, right after the thaw
+    """
 
     target: Target
     view: View
     source: DirectSource
     files: Identities
+    fds: LateFds
 
     def process_state(
         self,
@@ -86,6 +92,7 @@ class Snapshot:
             (segment.mapping.map for segment in self.source.plan.segments),
             holds,
         )
+        fds = describe_fds(facts.fds, self.view.contents, self.fds)
         return ProcessState(
             pid=pid,
             cwd=facts.cwd.decode(errors="replace"),
@@ -100,6 +107,10 @@ class Snapshot:
             details=parse_details(
                 self.view.details, facts.status, facts.queued, asked=None
             ),
+            fd_details=fds.details,
+            pipe_contents=fds.pipes,
+            socket_contents=fds.sockets,
+            skipped_fds=fds.skipped,
             skipped=self.source.skipped(),
         )
 

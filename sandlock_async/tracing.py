@@ -14,6 +14,7 @@ from sandlock_async.completion import Overdue, completed
 from sandlock_async.errors import FreezeTimeoutError
 from sandlock_async.failure import exhaustion_explained
 from sandlock_async.scene import Scene, Sight, Snapshot
+from sandlock_async.snapshot.fd_late import read_late
 from sandlock_async.snapshot.subject import Subject
 from sandlock_async.snapshot.window import look
 from sandlock_async.spilling import Spill, spill_pending, thaw
@@ -107,6 +108,7 @@ async def take_scene(
                 view=subject.view,
                 source=subject.source,
                 files=subject.survey.files,
+                fds=subject.late,
             )
             for subject in cast
         ),
@@ -121,6 +123,8 @@ async def take_scene(
 
 def _settle(cast: list[Subject]) -> None:
     """Do what had to wait for the thaw, and give back what is not needed."""
+    for subject in cast:  # before the disk is waited for
+        subject.late = read_late(subject.target, subject.view.facts.fds)
     for subject in cast:
         target = subject.target
         subject.source.read_mapped_files(

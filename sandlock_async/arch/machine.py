@@ -17,6 +17,7 @@ class Machine:
     :ivar wait4: number of ``wait4(2)``
     :ivar get_robust_list: number of ``get_robust_list(2)``
     :ivar waitid: number of ``waitid(2)``
+    :ivar kcmp: number of ``kcmp(2)``
     """
 
     name: str
@@ -28,3 +29,4 @@ class Machine:
     wait4: int
     get_robust_list: int
     waitid: int
+    kcmp: int

@@ -13,4 +13,5 @@ MACHINE = Machine(
     wait4=260,
     get_robust_list=100,
     waitid=95,
+    kcmp=272,
 )

@@ -14,4 +14,5 @@ MACHINE = Machine(
     wait4=61,
     get_robust_list=274,
     waitid=247,
+    kcmp=312,
 )

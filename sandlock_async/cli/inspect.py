@@ -12,6 +12,12 @@ from sandlock_async.arch import MACHINES, Machine
 from sandlock_async.checkpoint import Checkpoint
 from sandlock_async.cli import output
 from sandlock_async.cli.capture import skipped_table
+from sandlock_async.cli.descriptors import (
+    fd_entries,
+    fds_table,
+    skipped_fd_entries,
+    skipped_fds_table,
+)
 from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
 from sandlock_async.cli.output import Answer
 from sandlock_async.image.policy import decode_policy, default_policy
@@ -85,15 +91,7 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
             {"start": segment.start, "size": len(segment.data)}
             for segment in state.extended_segments
         ],
-        "fds": [
-            {
-                "fd": this.fd,
-                "path": this.path,
-                "flags": this.flags,
-                "offset": this.offset,
-            }
-            for this in picture.fd_table
-        ],
+        "fds": fd_entries(picture),
         "vm_areas": encode_record(state.vm_areas),
         "details": encode_record(state.details),
         "policy": _policy(picture),
@@ -108,6 +106,7 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
             }
             for this in state.skipped
         ],
+        "skipped_fds": skipped_fd_entries(state),
     }
 
 
@@ -195,17 +194,16 @@ def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
             ],
         ),
         output.heading("Open files"),
-        output.table(
-            [">fd", ">offset", "flags", "path"],
-            [
-                (this.fd, this.offset, f"{this.flags:#o}", this.path)
-                for this in picture.fd_table
-            ],
-        ),
+        fds_table(picture),
     ]
     parts += [output.heading("Policy"), output.fields(_policy_rows(picture))]
     if state.skipped:
         parts += [output.heading("Not in the image"), skipped_table(state.skipped)]
+    if state.skipped_fds:
+        parts += [
+            output.heading("Not in the image of what waits in open files"),
+            skipped_fds_table(state.skipped_fds),
+        ]
     return output.lines(*parts)
 
 

@@ -147,6 +147,10 @@ class Base:
             arch=extended.arch,
             vm_areas=extended.vm_areas,
             details=extended.details,
+            fd_details=extended.fds,
+            pipe_contents=extended.pipes,
+            socket_contents=extended.sockets,
+            skipped_fds=extended.skipped_fds,
             skipped=extended.skipped,
         )
 

@@ -15,11 +15,15 @@ from sandlock_async.image.process_json import dumps
 from sandlock_async.image.records import decode_record, encode_record
 from sandlock_async.image.strict_json import U64, Fields, Malformed, loads
 from sandlock_async.model import (
+    FdDetails,
     MemoryMap,
     MemorySegment,
     Picture,
+    PipeContent,
     ProcessDetails,
     Skipped,
+    SkippedFd,
+    SocketContent,
     ThreadState,
     VmArea,
 )
@@ -47,6 +51,10 @@ class Extended:
     vm_areas: tuple[VmArea, ...] = ()
     segments: tuple[Extent, ...] = ()
     details: ProcessDetails | None = None
+    fds: tuple[FdDetails, ...] = ()
+    pipes: tuple[PipeContent, ...] = ()
+    sockets: tuple[SocketContent, ...] = ()
+    skipped_fds: tuple[SkippedFd, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
     def all_maps(self) -> tuple[MemoryMap, ...]:
@@ -83,6 +91,10 @@ def encode_extended(picture: Picture, extended: Sequence[MemorySegment]) -> byte
             Extent(start=segment.start, size=len(segment.data)) for segment in extended
         ),
         details=state.details,
+        fds=state.fd_details,
+        pipes=state.pipe_contents,
+        sockets=state.socket_contents,
+        skipped_fds=state.skipped_fds,
         skipped=state.skipped,
     )
     return dumps(encode_record(content))

@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+from sandlock_async.model.descriptors import (
+    FdDetails,
+    PipeContent,
+    SkippedFd,
+    SocketContent,
+)
 from sandlock_async.model.memory import (
     FileIdentity,
     MemoryMap,
@@ -115,7 +121,12 @@ class ProcessState:
     :ivar vm_areas: every mapping, with flags and files; empty in an image that
         sandlock wrote
     :ivar details: all else; None in an image that sandlock wrote
-    :ivar skipped: what could not be captured, with reasons
+    :ivar fd_details: what each open descriptor is, by number; empty in an image that
+        sandlock wrote
+    :ivar pipe_contents: what waits in pipes whose ends the process holds
+    :ivar socket_contents: what waits in its unix sockets
+    :ivar skipped_fds: what could not be had of that, with reasons
+    :ivar skipped: memory that could not be captured, with reasons
     """
 
     pid: int
@@ -129,6 +140,10 @@ class ProcessState:
     arch: str | None = None
     vm_areas: tuple[VmArea, ...] = ()
     details: ProcessDetails | None = None
+    fd_details: tuple[FdDetails, ...] = ()
+    pipe_contents: tuple[PipeContent, ...] = ()
+    socket_contents: tuple[SocketContent, ...] = ()
+    skipped_fds: tuple[SkippedFd, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
     def all_segments(self) -> tuple[MemorySegment, ...]:

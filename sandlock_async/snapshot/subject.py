@@ -4,6 +4,7 @@ from sandlock_async.clock import Deadline
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.plan import Planner
 from sandlock_async.snapshot.direct import DirectSource
+from sandlock_async.snapshot.fd_late import LateFds
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.view import View
 from sandlock_async.target import Target
@@ -26,6 +27,7 @@ class Subject:
         self.group: ThreadGroup = ThreadGroup(target.pid, deadline)
         self.planner: Planner = Planner()
         self._view: View | None = None
+        self._late: LateFds | None = None
 
     @property
     def view(self) -> View:
@@ -36,3 +38,13 @@ class Subject:
     @view.setter
     def view(self, view: View) -> None:
         self._view = view
+
+    @property
+    def late(self) -> LateFds:
+        """What was looked up of its descriptors; there after the thaw."""
+        assert self._late is not None
+        return self._late
+
+    @late.setter
+    def late(self, late: LateFds) -> None:
+        self._late = late

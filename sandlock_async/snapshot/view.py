@@ -6,13 +6,18 @@ from sandlock_async.plan import VmFlags
 from sandlock_async.procfs.maps import Mapping
 from sandlock_async.snapshot.details import RawDetails
 from sandlock_async.snapshot.facts import Facts
+from sandlock_async.snapshot.fd_contents import RawContent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A process as it stood; bytes of procfs for the most part."""
+    """A process as it stood; bytes of procfs for the most part.
+
+    :ivar contents: what waits in pipes and unix sockets
+    """
 
     facts: Facts
+    contents: list[RawContent]
     details: RawDetails
     mappings: list[Mapping]
     vm_flags: VmFlags

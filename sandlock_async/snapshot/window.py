@@ -14,6 +14,7 @@ from sandlock_async.plan import select
 from sandlock_async.procfs.maps import parse_maps
 from sandlock_async.snapshot.details import read_details
 from sandlock_async.snapshot.facts import read_facts, read_fds
+from sandlock_async.snapshot.fd_contents import choose, read_contents
 from sandlock_async.snapshot.shared_memory import SharedMemory
 from sandlock_async.snapshot.subject import Subject
 from sandlock_async.snapshot.survey import read_vm_flags, scan_pages
@@ -114,6 +115,7 @@ def _rehearse(subject: Subject) -> None:
         return
     try:
         fds = read_fds(pid)
+        choose(fds)
         files.read_file(f"/proc/{pid}/maps")
         if not any(raw.is_userfaultfd for raw in fds):
             pages = scan_pages(pid, survey.wanted, survey.vm_flags)
@@ -129,6 +131,7 @@ def _read(subject: Subject) -> View:
     # Traced now, so the number cannot pass to another process any more.
     target.check_same("freeze")
     facts = read_facts(pid, subject.group.tids, target.machine)
+    contents = read_contents(target.pidfd, facts.fds)
     maps = files.read_file(f"/proc/{pid}/maps")
     mappings, wanted, vm_flags = survey.mappings, survey.wanted, survey.vm_flags
     excluding = survey.exclude_dontdump
@@ -151,4 +154,10 @@ def _read(subject: Subject) -> View:
         shared.close()
         raise
     subject.source.copy(plan, shared)
-    return View(facts=facts, details=details, mappings=mappings, vm_flags=vm_flags)
+    return View(
+        facts=facts,
+        contents=contents,
+        details=details,
+        mappings=mappings,
+        vm_flags=vm_flags,
+    )

@@ -40,6 +40,10 @@ def test_capture_inspect_list(
     )
     assert image["threads"][0]["tid"] == sleeper.pid
     assert image["segments"]
+    for this in image["fds"]:
+        assert set(this) == {"fd", "path", "flags", "offset", "kind", "details"}
+        assert isinstance(this["kind"], str)
+        assert "same_as" in this["details"]
     (entry,) = orjson.loads(listed.stdout)["checkpoints"]
     assert (entry["name"], entry["pid"]) == ("web", sleeper.pid)
 
