@@ -31,6 +31,10 @@ VmFlags = Mapping[int, frozenset[str]]
 _NO_FLAGS: frozenset[str] = frozenset()
 
 
+_ONLY_IN_MEMORY = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage", "[", "anon")
+"""Paths of shared memory that no file of a disk is behind."""
+
+
 class Content(Enum):
     """How much of a mapping belongs to an image."""
 
@@ -349,7 +353,7 @@ def _why_absent(this: MemoryMap, vm_flags: VmFlags) -> str | None:
     """Return why absent pages cannot be had, None if they can."""
     if "um" in vm_flags.get(this.start, _NO_FLAGS):
         return "pages that a userfaultfd handler has not supplied yet"
-    if not this.private:
+    if not this.private and (this.path or "").startswith(_ONLY_IN_MEMORY):
         return "shared memory that this process has not touched, and cannot be opened"
     return None
 
