@@ -14,7 +14,7 @@ half: where its file can be opened, that is asked for its data instead.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -199,25 +199,28 @@ class Plan:
         return sum(segment.populated_bytes for segment in self.segments)
 
 
+Ranges = tuple[list[int], list[int], list[bool], list[tuple[int, int]]]
+
+
 class Pages:
     """Pages that are present or swapped out, as ascending ranges.
 
     Plain lists: a fragmented process has a hundred thousand of them.
 
-    :param ranges: first addresses; addresses behind the last byte; and whether the
-        pages are the process's own, not a file's
+    :param ranges: first addresses; addresses behind the last byte; whether the pages
+        are the process's own, not a file's; and guards, where nothing can be
     :ivar safe: by start address, what can be read, as flat ranges, of mappings where
         a fault would go to a userfaultfd
     """
 
     def __init__(
         self,
-        ranges: tuple[list[int], list[int], list[bool]],
+        ranges: Ranges,
         safe: Mapping[int, list[int]] | None = None,
     ) -> None:
-        self.ranges: tuple[list[int], list[int], list[bool]] = ranges
+        self.ranges: Ranges = ranges
         self.safe: Mapping[int, list[int]] = safe or {}
-        self._starts, self._ends, self._owned = ranges
+        self._starts, self._ends, self._owned, self._guards = ranges
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Pages):
@@ -247,6 +250,16 @@ class Pages:
             return []  # most often
         high = bisect_left(starts, end, low)
         return _joined(starts[low:high], ends[low:high], start, end)
+
+    def guards(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of ``[start, end)`` where nothing can be."""
+        if not self._guards:
+            return []  # most often
+        return [
+            (max(low, start), min(high, end))
+            for low, high in self._guards
+            if low < end and high > start
+        ]
 
     def changed(self, candidates: Sequence[Wanted]) -> list[Wanted]:
         """Return those of ascending *candidates* in which there is an own page."""
@@ -324,20 +337,18 @@ def plan_segments(
         else:
             there = pages.populated(this.start, this.end)
         from_file: list[int] = []
+        absent = _absent(there, this, pages, skipped)
         reason = _why_absent(mapping.map, vm_flags) if via is not Via.SHARED else None
         if reason is not None:
-            skipped += [
-                Skipped(start=start, end=end, path=mapping.map.path, reason=reason)
-                for start, end in gaps(there, this.start, this.end)
-            ]
+            skipped += _skip(mapping.map, absent, reason)
         elif mapping.file_backed and via is not Via.SHARED:
-            from_file = _flat_gaps(there, this)
+            from_file = [edge for gap in absent for edge in gap]
         segments.append(SegmentPlan(mapping, there, from_file, via))
     for this in pages.changed(wanted.changed):
         there = pages.owned(this.start, this.end)
-        segments.append(
-            SegmentPlan(this.mapping, there, _flat_gaps(there, this), this.via)
-        )
+        absent = _absent(there, this, pages, skipped)
+        from_file = [edge for gap in absent for edge in gap]
+        segments.append(SegmentPlan(this.mapping, there, from_file, this.via))
     segments.sort(key=_start_of)
     return Plan(segments=tuple(segments), skipped=tuple(skipped))
 
@@ -345,8 +356,36 @@ def plan_segments(
 _start_of = attrgetter("mapping.map.start")
 
 
-def _flat_gaps(there: list[int], this: Wanted) -> list[int]:
-    return [edge for gap in gaps(there, this.start, this.end) for edge in gap]
+def _absent(
+    there: list[int], this: Wanted, pages: Pages, skipped: list[Skipped]
+) -> list[tuple[int, int]]:
+    """Return what is not *there*, less guards: those are *skipped*."""
+    absent = list(gaps(there, this.start, this.end))
+    guards = pages.guards(this.start, this.end)
+    if not guards:
+        return absent
+    skipped += _skip(this.mapping.map, guards, "guard pages (MADV_GUARD_INSTALL)")
+    flat = [edge for guard in guards for edge in guard]
+    return [part for low, high in absent for part in _cut(flat, low, high)]
+
+
+def _cut(flat: list[int], low: int, high: int) -> Iterator[tuple[int, int]]:
+    inside = [
+        edge
+        for start, end in zip(flat[0::2], flat[1::2], strict=True)
+        if start < high and end > low
+        for edge in (max(start, low), min(end, high))
+    ]
+    return gaps(inside, low, high)
+
+
+def _skip(
+    this: MemoryMap, ranges: Iterable[tuple[int, int]], reason: str
+) -> list[Skipped]:
+    return [
+        Skipped(start=start, end=end, path=this.path, reason=reason)
+        for start, end in ranges
+    ]
 
 
 def _why_absent(this: MemoryMap, vm_flags: VmFlags) -> str | None:

@@ -14,7 +14,7 @@ from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.thread_facts import parse_threads, read_lasting
 from sandlock_async.snapshot.view import View
-from sandlock_async.snapshot.vm_areas import describe_areas
+from sandlock_async.snapshot.vm_areas import Flags, describe_areas
 from sandlock_async.target import Target
 
 
@@ -70,6 +70,7 @@ class Snapshot:
     view: View
     source: DirectSource
     files: Identities
+    flags: Flags
     fds: LateFds
 
     def process_state(
@@ -103,7 +104,9 @@ class Snapshot:
             extended_segments=extended,
             threads=threads,
             arch=self.target.machine.name,
-            vm_areas=describe_areas(self.view, self.files, self.source.plan),
+            vm_areas=describe_areas(
+                self.view, self.files, self.flags, self.source.plan
+            ),
             details=parse_details(
                 self.view.details, facts.status, facts.queued, asked=None
             ),

@@ -16,6 +16,7 @@ from sandlock_async.failure import exhaustion_explained
 from sandlock_async.scene import Scene, Sight, Snapshot
 from sandlock_async.snapshot.fd_late import read_late
 from sandlock_async.snapshot.subject import Subject
+from sandlock_async.snapshot.vm_areas import settle_flags
 from sandlock_async.snapshot.window import look
 from sandlock_async.spilling import Spill, spill_pending, thaw
 from sandlock_async.store.buffers import Buffers
@@ -109,6 +110,7 @@ async def take_scene(
                 source=subject.source,
                 files=subject.survey.files,
                 fds=subject.late,
+                flags=subject.flags,
             )
             for subject in cast
         ),
@@ -124,7 +126,9 @@ async def take_scene(
 def _settle(cast: list[Subject]) -> None:
     """Do what had to wait for the thaw, and give back what is not needed."""
     for subject in cast:  # before the disk is waited for
+        pid = subject.target.pid
         subject.late = read_late(subject.target, subject.view.facts.fds)
+        subject.flags = settle_flags(pid, subject.survey, subject.view)
     for subject in cast:
         target = subject.target
         subject.source.read_mapped_files(

@@ -28,6 +28,7 @@ class PageIs(IntFlag):
     FILE = 4
     PRESENT = 8
     SWAPPED = 16
+    GUARD = 256  # Linux 6.15
 
 
 class pm_scan_arg(ctypes.Structure):
@@ -80,7 +81,7 @@ class Pagemap:
             vec=self._vec.buffer_info()[0],
             vec_len=_VEC_LEN,
             category_anyof_mask=PageIs.PRESENT | PageIs.SWAPPED,
-            return_mask=PageIs.FILE,
+            return_mask=PageIs.FILE | PageIs.GUARD,
         )
         self._arg_address = ctypes.addressof(self._arg)
 
@@ -106,19 +107,27 @@ class Pagemap:
 
         :raises OSError: ``ESRCH`` if the process is gone
         """
-        found = PageRanges([], [], [])
+        found = PageRanges([], [], [], [])
         for start, end in spans:
-            if self._scan:
-                try:
-                    self._scan_fast(start, end, found)
-                    continue
-                except OSError as error:
-                    # ENOTTY: a kernel before 6.7; EINVAL: one that lacks a category.
-                    if error.errno not in (errno.ENOTTY, errno.EINVAL):
-                        raise
-                    self._scan = False
-            self._scan_entries(start, end, found, markers=True)
+            if not self._scan or not self._try_scan(start, end, found):
+                self._scan_entries(start, end, found, markers=True)
         return found
+
+    def _try_scan(self, start: int, end: int, found: "PageRanges") -> bool:
+        while self._scan:
+            try:
+                self._scan_fast(start, end, found)
+            except OSError as error:
+                # ENOTTY: a kernel before 6.7; EINVAL: one that lacks a category.
+                if error.errno not in (errno.ENOTTY, errno.EINVAL):
+                    raise
+                if self._arg.return_mask & PageIs.GUARD:
+                    self._arg.return_mask = PageIs.FILE
+                else:
+                    self._scan = False
+            else:
+                return True
+        return False
 
     def scan_without_markers(self, start: int, end: int) -> "PageRanges":
         """Return the same of one range, entry by entry, less what has no page.
@@ -126,7 +135,7 @@ class Pagemap:
         A write-protection marker of a userfaultfd (``UFFD_FEATURE_WP_UNPOPULATED``)
         looks like a swapped page; to read it is a fault that its handler may get.
         """
-        found = PageRanges([], [], [])
+        found = PageRanges([], [], [], [])
         self._scan_entries(start, end, found, markers=False)
         return found
 
@@ -139,34 +148,38 @@ class Pagemap:
                 call(self._fd, PAGEMAP_SCAN, self._arg_address), "ioctl", "PAGEMAP_SCAN"
             )
             regions = vec[: 3 * count]
-            found.starts.extend(regions[0::3])
-            found.ends.extend(regions[1::3])
-            found.owned.extend([not is_file for is_file in regions[2::3]])
+            categories = regions[2::3]
+            if max(categories, default=0) >= PageIs.GUARD:
+                for at, category in enumerate(categories):
+                    low, high = regions[3 * at], regions[3 * at + 1]
+                    if category & PageIs.GUARD:
+                        found.guards.append((low, high))
+                    else:
+                        found.add(low, high, own=not category & PageIs.FILE)
+            else:
+                found.starts.extend(regions[0::3])
+                found.ends.extend(regions[1::3])
+                found.owned.extend([not is_file for is_file in categories])
             start = arg.start = arg.walk_end
 
     def _scan_entries(
         self, start: int, end: int, found: "PageRanges", *, markers: bool
     ) -> None:
         page = mmap.PAGESIZE
-        starts, ends, owned = found
         position = start
         while position < end:
-            # One u64 a page; bit 63 present, 62 swapped, 61 of a file, 57 write-
-            # protected by a userfaultfd.
+            # One u64 a page; bit 63 present, 62 swapped, 61 of a file, 58 a guard, 57
+            # write-protected by a userfaultfd.
             pages = min((end - position) // page, 1 << 16)
             entries = array("Q", os.pread(self._fd, 8 * pages, position // page * 8))
             if not entries:
                 break
             for index, entry in enumerate(entries):
-                if entry >> 62 and (markers or entry >> 63 or not entry >> 57 & 1):
-                    address = position + index * page
-                    own = not entry >> 61 & 1
-                    if ends and ends[-1] == address and owned[-1] is own:
-                        ends[-1] = address + page
-                    else:
-                        starts.append(address)
-                        ends.append(address + page)
-                        owned.append(own)
+                address = position + index * page
+                if entry >> 58 & 1:
+                    found.guards.append((address, address + page))
+                elif entry >> 62 and (markers or entry >> 63 or not entry >> 57 & 1):
+                    found.add(address, address + page, own=not entry >> 61 & 1)
             position += len(entries) * page
 
 
@@ -177,8 +190,19 @@ class PageRanges(NamedTuple):
 
     :ivar owned: whether they are the process's own pages; else they are of a file, or
         of shared memory
+    :ivar guards: ranges where nothing can be, MADV_GUARD_INSTALL
     """
 
     starts: list[int]
     ends: list[int]
     owned: list[bool]
+    guards: list[tuple[int, int]]
+
+    def add(self, start: int, end: int, *, own: bool) -> None:
+        """Add a range behind the others, joined with the last if it can be."""
+        if self.ends and self.ends[-1] == start and self.owned[-1] is own:
+            self.ends[-1] = end
+        else:
+            self.starts.append(start)
+            self.ends.append(end)
+            self.owned.append(own)

@@ -51,6 +51,19 @@ def parse_vm_flags(content: bytes) -> dict[int, frozenset[str]]:
     return flags
 
 
+def parse_smaps(content: bytes) -> dict[Mapping, frozenset[str]]:
+    """Return the ``VmFlags`` of every mapping in ``/proc/PID/smaps``.
+
+    :raises ValueError: if a line has another form
+    """
+    flags = parse_vm_flags(content)
+    lines = (line for line in content.split(b"\n") if _HEADER.match(line))
+    return {
+        mapping: flags.get(mapping.map.start, frozenset())
+        for mapping in map(_parse_line, lines)
+    }
+
+
 def _parse_line(line: bytes) -> Mapping:
     # 7f0a-7f0b rw-p 00001000 fe:01 1234                     /a path with spaces
     fields = line.split(b" ", 5)

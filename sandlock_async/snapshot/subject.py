@@ -7,6 +7,7 @@ from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.fd_late import LateFds
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.view import View
+from sandlock_async.snapshot.vm_areas import Flags
 from sandlock_async.target import Target
 
 
@@ -16,6 +17,7 @@ class Subject:
     :ivar group: its threads
     :ivar source: where its memory goes; the subject closes it
     :ivar planner: what has been planned so far
+    :ivar flags: ``VmFlags`` of what was seen; there some time after the thaw
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class Subject:
         self.planner: Planner = Planner()
         self._view: View | None = None
         self._late: LateFds | None = None
+        self.flags: Flags = {}
 
     @property
     def view(self) -> View:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from sandlock_async.plan import VmFlags
 from sandlock_async.procfs.maps import Mapping
 from sandlock_async.snapshot.details import RawDetails
 from sandlock_async.snapshot.facts import Facts
@@ -20,4 +19,3 @@ class View:
     contents: list[RawContent]
     details: RawDetails
     mappings: list[Mapping]
-    vm_flags: VmFlags

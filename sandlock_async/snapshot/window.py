@@ -159,5 +159,4 @@ def _read(subject: Subject) -> View:
         contents=contents,
         details=details,
         mappings=mappings,
-        vm_flags=vm_flags,
     )

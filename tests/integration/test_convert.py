@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 import sandlock_async as sa
+from sandlock_async.store.stream import _open as open_memory_file
 from tests.conftest import Tracee
 from tests.integration.test_capture import tree
 from tests.integration.test_cli import run
@@ -200,3 +201,28 @@ sys.stdin.read()
     assert skipped.start <= address < skipped.end
     assert "DONTDUMP" in skipped.reason
     assert os.listdir(tmp_path / "out")
+
+
+async def test_into_itself(sleeper: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    await sa.capture_to(sleeper, tmp_path / "a")
+
+    for inside in ("a/b", "a/process/memory/b"):
+        with pytest.raises(sa.StoreError, match="lies in the checkpoint"):
+            await sa.convert(tmp_path / "a", tmp_path / inside, format="v2")
+
+    assert sorted(os.listdir(tmp_path / "a")) == [
+        "extended",
+        "meta.json",
+        "policy.dat",
+        "process",
+    ]
+
+
+def test_a_file_of_another_image_is_never_written_to(tmp_path: Path) -> None:
+    (tmp_path / "committed").write_bytes(b"A" * 100)
+    os.link(tmp_path / "committed", tmp_path / "stage")
+
+    with pytest.raises(FileExistsError):
+        open_memory_file(tmp_path / "stage")
+
+    assert (tmp_path / "committed").read_bytes() == b"A" * 100

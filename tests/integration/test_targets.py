@@ -312,6 +312,33 @@ print("ready", flush=True); sys.stdin.read()
         process.communicate()
 
 
+async def test_shared_memory_to_its_last_byte(tmp_path: Path) -> None:
+    # GIVEN a memfd of 100 bytes, with more behind its end, mapped beyond that
+    code = """
+import ctypes, mmap, os, sys
+fd = os.memfd_create("short")
+os.truncate(fd, 3 * 4096)
+memory = mmap.mmap(fd, 3 * 4096)
+os.truncate(fd, 100)
+memory[:2000] = b"M" * 2000
+print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        address = int(process.stdout.readline())
+        report = await sa.capture_to(process, tmp_path / "it", format="v2")
+        process.communicate()
+
+    async with await sa.Checkpoint.load(tmp_path / "it") as checkpoint:
+        assert memory_at(checkpoint, address, 4096) == b"M" * 2000 + bytes(2096)
+    (skipped,) = [this for this in report.skipped if this.path.startswith("/memfd")]
+    assert (skipped.start, skipped.end) == (address + 4096, address + 3 * 4096)
+
+
 async def test_no_such_process(sleeper: "subprocess.Popen[bytes]") -> None:
     sleeper.kill()
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)

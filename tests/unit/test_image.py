@@ -1,10 +1,13 @@
 """Images: byte for byte as sandlock writes them, and nothing believed of others."""
 
 import os
+import random
 import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,3 +270,84 @@ async def test_a_closed_checkpoint(image: Path) -> None:
 
     with pytest.raises(ValueError, match="closed"):
         bytes(checkpoint.process_state.memory_data[0].data)
+
+
+async def test_what_was_cut_off_since_is_no_hole(image: Path, tmp_path: Path) -> None:
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        size = (image / SEGMENT).stat().st_size
+        os.truncate(image / SEGMENT, size - 4096)
+
+        with pytest.raises(sa.ImageCorruptError, match="changed since"):
+            await checkpoint.save(tmp_path / "again")
+
+    assert not (tmp_path / "again").exists()
+
+
+def test_many_threads_read_many_segments(tmp_path: Path) -> None:
+    # More files than the cache has places, so that they take turns in it.
+    (tmp_path / "it").mkdir()
+    directory = ImageDirectory(tmp_path / "it")
+    segments = []
+    for number in range(32):
+        content = bytes([number]) * 8192
+        (tmp_path / "it" / str(number)).write_bytes(content)
+        segments.append((directory.segment(str(number), 8192), content))
+
+    def read(seed: int) -> bool:
+        chance = random.Random(seed)
+        return all(
+            segment.ranges() == [(0, 8192)] and bytes(segment) == content
+            for segment, content in (chance.choice(segments) for _ in range(300))
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
+    directory.close()
+
+
+def maps_of(image: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    path = image / layout.MEMORY_MAP
+    maps = orjson.loads(path.read_bytes())
+    change(maps)
+    path.write_bytes(orjson.dumps(maps))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda maps: maps.reverse(),
+        lambda maps: maps.__setitem__(1, maps[0]),
+        lambda maps: maps[0].__setitem__("end", maps[1]["end"]),
+    ],
+    ids=["unsorted", "twice", "overlapping"],
+)
+def test_mappings_that_contradict_each_other(
+    image: Path, change: Callable[[list[dict[str, Any]]], object]
+) -> None:
+    maps_of(image, change)
+    for number, this in enumerate(
+        orjson.loads((image / layout.MEMORY_MAP).read_bytes())
+    ):
+        os.truncate(
+            image / layout.MEMORY / f"{number}.bin", this["end"] - this["start"]
+        )
+
+    with pytest.raises(sa.ImageCorruptError, match="overlap"):
+        read(image)
+
+
+async def test_memory_that_belongs_to_no_mapping(
+    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    await sa.capture_to(sleeper, tmp_path / "it")
+    path = tmp_path / "it" / layout.EXTENDED_PROCESS
+    content = orjson.loads(path.read_bytes())
+    for segments in (
+        [{"start": 4096, "size": 4096}],
+        [{**content["segments"][0], "size": 4096 * 512}],
+        [content["segments"][0]] * 2,
+        [{"start": content["vm_areas"][0]["map"]["start"], "size": 1 << 60}],
+    ):
+        path.write_bytes(orjson.dumps({**content, "segments": segments}))
+        with pytest.raises(sa.ImageCorruptError):
+            await sa.Checkpoint.load(tmp_path / "it")

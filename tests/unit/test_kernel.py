@@ -15,6 +15,7 @@ from sandlock_async.kernel.libc import iovec
 from sandlock_async.kernel.pagemap import PAGEMAP_SCAN, Pagemap, pm_scan_arg
 from sandlock_async.kernel.ptrace import siginfo_t
 from sandlock_async.kernel.rename import Rename, renameat2
+from tests.conftest import until
 
 
 def test_sizes() -> None:
@@ -68,6 +69,14 @@ def test_readv_of_ourselves_stops_at_a_hole() -> None:
 def test_files_read_as_os_does() -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
         proc = f"/proc/{process.pid}"
+        reading = Path(f"{proc}/syscall")  # it starts up no longer
+        until(
+            lambda: (
+                Path(f"{proc}/comm").read_text() == "cat\n"
+                and reading.read_text().startswith(("0 ", "63 "))
+            ),
+            "cat to read",
+        )
         assert files.read_file(f"{proc}/maps") == Path(f"{proc}/maps").read_bytes()
         assert files.read_link(f"{proc}/fd/0") == os.readlink(f"{proc}/fd/0").encode()
         names = sorted(int(name) for name in os.listdir(f"{proc}/fd"))

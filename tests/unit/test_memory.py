@@ -36,8 +36,8 @@ def wanted(perms: str = "rw-p", path: str | None = None) -> Selection:
 #            ==~~==~~    two pages there, two not, …
 POPULATED = [0, 2 * PAGE, 4 * PAGE, 6 * PAGE]
 ABSENT = [(2 * PAGE, 4 * PAGE), (6 * PAGE, 8 * PAGE)]
-OWN = Pages(([0, 4 * PAGE], [2 * PAGE, 6 * PAGE], [True, True]))
-OF_A_FILE = Pages(([0, 4 * PAGE], [2 * PAGE, 6 * PAGE], [False, False]))
+OWN = Pages(([0, 4 * PAGE], [2 * PAGE, 6 * PAGE], [True, True], []))
+OF_A_FILE = Pages(([0, 4 * PAGE], [2 * PAGE, 6 * PAGE], [False, False], []))
 
 
 def test_absent_anonymous_pages_are_holes() -> None:
@@ -57,12 +57,23 @@ def test_absent_file_pages_are_read_later() -> None:
 
 
 def test_absent_userfaultfd_pages_are_skipped() -> None:
-    pages = Pages(([], [], []), safe={0: POPULATED})
+    pages = Pages(([], [], [], []), safe={0: POPULATED})
 
     plan = plan_segments(wanted(), {0: frozenset({"um"})}, pages)
 
     assert [(this.start, this.end) for this in plan.skipped] == ABSENT
     assert all("userfaultfd" in this.reason for this in plan.skipped)
+
+
+def test_guards_are_skipped_and_not_read_from_a_file() -> None:
+    guard = (2 * PAGE, 3 * PAGE)
+    pages = Pages(([0, 4 * PAGE], [2 * PAGE, 6 * PAGE], [True, True], [guard]))
+
+    plan = plan_segments(wanted(path="/lib"), {}, pages)
+
+    (skipped,) = plan.skipped
+    assert (skipped.start, skipped.end) == guard
+    assert plan.segments[0].from_file == [3 * PAGE, 4 * PAGE, 6 * PAGE, 8 * PAGE]
 
 
 def test_what_the_program_may_not_read_is_forced() -> None:
@@ -73,7 +84,7 @@ def test_what_the_program_may_not_read_is_forced() -> None:
 
 def test_a_read_only_file_is_captured_for_the_pages_changed() -> None:
     relro = wanted("r--p", "/lib/libc.so.6")
-    mixed = Pages(([0, PAGE], [PAGE, 8 * PAGE], [True, False]))
+    mixed = Pages(([0, PAGE], [PAGE, 8 * PAGE], [True, False], []))
 
     assert plan_segments(relro, {}, OF_A_FILE).segments == ()
     (segment,) = plan_segments(relro, {}, mixed).segments
@@ -120,7 +131,7 @@ def test_what_has_content(perms: str, path: str | None, content: Content) -> Non
 
 
 def test_pages_are_cut_to_the_mapping_and_joined() -> None:
-    pages = Pages(([0, 8, 12, 30], [8, 10, 20, 40], [True, False, True, True]))
+    pages = Pages(([0, 8, 12, 30], [8, 10, 20, 40], [True, False, True, True], []))
 
     assert pages.populated(0, 100) == [0, 10, 12, 20, 30, 40]
     assert pages.populated(4, 14) == [4, 10, 12, 14]
