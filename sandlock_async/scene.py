@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
 from sandlock_async.snapshot.details import parse_details
 from sandlock_async.snapshot.direct import DirectSource
-from sandlock_async.snapshot.facts import parse_fds
+from sandlock_async.snapshot.facts import RawFd, parse_fds
 from sandlock_async.snapshot.fd_details import describe_fds
 from sandlock_async.snapshot.fd_late import LateFds
 from sandlock_async.snapshot.mapped_files import Identities
@@ -64,6 +64,7 @@ class Snapshot:
     """A process as it was.
 
     :ivar fds: what was looked up of its descriptors, right after the thaw
+    :ivar others: descriptors of those that were captured together with it
     """
 
     target: Target
@@ -72,6 +73,7 @@ class Snapshot:
     files: Identities
     flags: Flags
     fds: LateFds
+    others: tuple[RawFd, ...]
 
     def process_state(
         self,
@@ -93,7 +95,7 @@ class Snapshot:
             (segment.mapping.map for segment in self.source.plan.segments),
             holds,
         )
-        fds = describe_fds(facts.fds, self.view.contents, self.fds)
+        fds = describe_fds(facts.fds, self.view.contents, self.fds, self.others)
         return ProcessState(
             pid=pid,
             cwd=facts.cwd.decode(errors="replace"),

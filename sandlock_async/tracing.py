@@ -111,6 +111,12 @@ async def take_scene(
                 files=subject.survey.files,
                 fds=subject.late,
                 flags=subject.flags,
+                others=tuple(
+                    raw
+                    for other in cast
+                    if other is not subject
+                    for raw in other.view.facts.fds
+                ),
             )
             for subject in cast
         ),

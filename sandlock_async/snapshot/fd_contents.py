@@ -4,8 +4,8 @@ A process that has neither pays nothing. Each look needs a copy of the descripto
 which is closed at once: a copy that outlived the freeze would keep an end open that
 the program closes, and its peer would wait for an end of file.
 
-Only what the kernel answers at once is asked for, and only what the process holds
-itself: of a pipe both ends; of a unix socket what waits for it to be received.
+Only what the kernel answers at once is asked for, and only what the captured processes
+hold themselves: of a pipe both ends; of a unix socket what waits for it to be received.
 """
 
 import errno
@@ -42,38 +42,60 @@ class RawContent(NamedTuple):
     error: int = 0
 
 
-def read_contents(pidfd: int, fds: Sequence[RawFd]) -> list[RawContent]:
-    """Return what waits in the pipes and unix sockets of a frozen process.
+def read_contents(
+    company: Sequence[tuple[int, Sequence[RawFd]]],
+) -> list[list[RawContent]]:
+    """Return what waits in the pipes and unix sockets of processes that stand still.
 
-    Those in which nothing waits are left out.
+    Of each process, what is not found with one before it; those in which nothing
+    waits are left out.
 
-    :raises OSError: ``ESRCH`` if it was killed meanwhile
+    :param company: pidfd and descriptors of each
+    :raises OSError: ``ESRCH`` if one was killed meanwhile
     """
-    pipes, sockets = choose(fds)
-    if not pipes and not sockets:
-        return []
+    chosen = choose([fds for _, fds in company])
+    if not any(pipes or sockets for pipes, sockets in chosen):
+        return [[] for _ in company]
+    found: list[list[RawContent]] = []
     with _PipeReader() as reader:
-        found = [_read(pidfd, raw, reader.read) for raw in pipes]
-    found += [_read(pidfd, raw, _peek) for raw in sockets]
-    return [this for this in found if this.pieces or this.missing or this.error]
+        for (pidfd, _), (pipes, sockets) in zip(company, chosen, strict=True):
+            there = [_read(pidfd, raw, reader.read) for raw in pipes]
+            there += [_read(pidfd, raw, _peek) for raw in sockets]
+            found.append(
+                [this for this in there if this.pieces or this.missing or this.error]
+            )
+    return found
 
 
-def choose(fds: Sequence[RawFd]) -> tuple[list[RawFd], list[RawFd]]:
-    """Return a readable end of each pipe that is held whole, and each unix socket."""
-    readable: dict[bytes, RawFd] = {}
-    writable: set[bytes] = set()
-    sockets: dict[bytes, RawFd] = {}
-    for raw in fds:
-        if raw.link.startswith(PIPE):
-            read, write = access(parse_fdinfo(raw.fdinfo)[0])
-            if read:
-                readable.setdefault(raw.link, raw)
-            if write:
-                writable.add(raw.link)
-        elif raw.link.startswith(SOCKET) and UNIX in raw.fdinfo:
-            sockets.setdefault(raw.link, raw)
-    pipes = [raw for link, raw in readable.items() if link in writable]
-    return pipes, list(sockets.values())
+def choose(
+    company: Sequence[Sequence[RawFd]],
+) -> list[tuple[list[RawFd], list[RawFd]]]:
+    """Return a readable end of each pipe that is held whole, and each unix socket.
+
+    Of each process of the company, what none before it has.
+    """
+    writable = {
+        raw.link
+        for fds in company
+        for raw in fds
+        if raw.link.startswith(PIPE) and access(parse_fdinfo(raw.fdinfo)[0])[1]
+    }
+    seen: set[bytes] = set()
+    chosen: list[tuple[list[RawFd], list[RawFd]]] = []
+    for fds in company:
+        pipes: list[RawFd] = []
+        sockets: list[RawFd] = []
+        for raw in fds:
+            if raw.link in seen:
+                continue
+            if raw.link in writable and access(parse_fdinfo(raw.fdinfo)[0])[0]:
+                seen.add(raw.link)
+                pipes.append(raw)
+            elif raw.link.startswith(SOCKET) and UNIX in raw.fdinfo:
+                seen.add(raw.link)
+                sockets.append(raw)
+        chosen.append((pipes, sockets))
+    return chosen
 
 
 def access(flags: int) -> tuple[bool, bool]:

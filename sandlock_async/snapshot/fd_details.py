@@ -53,15 +53,19 @@ class FdPicture:
 
 
 def describe_fds(
-    fds: Sequence[RawFd], contents: Sequence[RawContent], late: LateFds
+    fds: Sequence[RawFd],
+    contents: Sequence[RawContent],
+    late: LateFds,
+    others: Sequence[RawFd] = (),
 ) -> FdPicture:
     """Return what the descriptors are.
 
     :param fds: as procfs showed them under the freeze
     :param contents: what waited in them
     :param late: what was looked up after the thaw
+    :param others: descriptors of the processes that were captured together with it
     """
-    ends = _Ends(fds)
+    ends = _Ends(fds, others)
     failed = {this.raw.link for this in contents if this.error or this.missing}
     described: dict[int, Described] = {}
     skipped = [
@@ -95,10 +99,10 @@ def describe_fds(
             if this.raw.link.startswith(PIPE) and not this.missing
         ),
         sockets=tuple(
-            SocketContent(inode=what.inode, messages=tuple(this.pieces))
+            SocketContent(inode=inode_of(this.raw.link), messages=tuple(this.pieces))
             for this in found
             if this.raw.link.startswith(SOCKET)
-            if not _is_outside(what := sockets[inode_of(this.raw.link)])
+            if not ends.is_outside(sockets[inode_of(this.raw.link)])
         ),
         skipped=tuple(sorted(skipped, key=lambda this: this.fd)),
     )
@@ -153,11 +157,6 @@ def _describe_file(raw: RawFd, looked: Looked) -> Described:
     return Other(name=raw.link.decode(errors="replace"))
 
 
-def _is_outside(what: Socket) -> bool:
-    """Whether it is connected to a socket that the process does not hold."""
-    return bool(what.peer) and not what.peers
-
-
 def _pipe_content(this: RawContent, ends: "_Ends") -> PipeContent:
     packets = len(this.pieces) > 1 or ends.keeps_packets(this.raw.link)
     return PipeContent(
@@ -170,7 +169,13 @@ def _pipe_content(this: RawContent, ends: "_Ends") -> PipeContent:
 class _Ends:
     """Which descriptors refer to which pipe or socket, and how."""
 
-    def __init__(self, fds: Sequence[RawFd]) -> None:
+    def __init__(self, fds: Sequence[RawFd], others: Sequence[RawFd]) -> None:
+        self._ways: dict[bytes, tuple[bool, bool]] = {}
+        for raw in (*fds, *others):
+            if raw.link.startswith((PIPE, SOCKET)):
+                read, write = access(parse_fdinfo(raw.fdinfo)[0])
+                reads, writes = self._ways.get(raw.link, (False, False))
+                self._ways[raw.link] = (read or reads, write or writes)
         self._flags: dict[bytes, dict[int, int]] = {}
         for raw in fds:
             if raw.link.startswith((PIPE, SOCKET)):
@@ -181,6 +186,12 @@ class _Ends:
         """Whether writes to a pipe stay apart."""
         return any(flags & os.O_DIRECT for flags in self._flags[link].values())
 
+    def is_outside(self, what: Socket) -> bool:
+        """Whether it is connected to a socket that no captured process holds."""
+        if not what.peer:
+            return False
+        return b"socket:[%d]" % what.peer not in self._ways
+
     def pipe(self, raw: RawFd, *, whole: bool) -> Pipe:
         """Return an end of a pipe.
 
@@ -189,9 +200,8 @@ class _Ends:
         held = self._flags[raw.link]
         ways = {fd: access(flags) for fd, flags in held.items()}
         read, write = ways[raw.fd]
-        both = all(map(any, zip(*ways.values(), strict=True)))
         return Pipe(
-            content=both and whole,
+            content=all(self._ways[raw.link]) and whole,
             inode=inode_of(raw.link),
             read=read,
             write=write,
@@ -228,7 +238,7 @@ class _Ends:
             peers=tuple(other),
             in_flight=in_flight or 0,
         )
-        inside = is_unix and not _is_outside(found) and found.state != "listen"
+        inside = is_unix and not self.is_outside(found) and found.state != "listen"
         return replace(found, content=inside and whole and not in_flight)
 
 

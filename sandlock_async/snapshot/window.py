@@ -54,15 +54,19 @@ def look(subjects: list[Subject], company: Company) -> None:
             pid = subject.target.pid
             _is_there(subject.group.freeze, subject, subjects, company)
         # Nobody who stands still starts another: when a look finds none, that is all.
-        while found := company.find_new():
-            subjects += found
-            for subject in found:
+        while new := company.find_new():
+            subjects += new
+            for subject in new:
                 pid = subject.target.pid
                 if _is_there(subject.group.attach, subject, subjects, company):
                     _is_there(subject.group.freeze, subject, subjects, company)
         for subject in subjects:
             pid = subject.target.pid
             subject.view = _read(subject)
+        company_fds = [(this.target.pidfd, this.view.facts.fds) for this in subjects]
+        contents = read_contents(company_fds)
+        for subject, found in zip(subjects, contents, strict=True):
+            subject.view.contents.extend(found)
         if not any(subject.source.pending for subject in subjects):
             release(subjects)
     except BaseException as error:
@@ -115,7 +119,7 @@ def _rehearse(subject: Subject) -> None:
         return
     try:
         fds = read_fds(pid)
-        choose(fds)
+        choose([fds])
         files.read_file(f"/proc/{pid}/maps")
         if not any(raw.is_userfaultfd for raw in fds):
             pages = scan_pages(pid, survey.wanted, survey.vm_flags)
@@ -131,7 +135,6 @@ def _read(subject: Subject) -> View:
     # Traced now, so the number cannot pass to another process any more.
     target.check_same("freeze")
     facts = read_facts(pid, subject.group.tids, target.machine)
-    contents = read_contents(target.pidfd, facts.fds)
     maps = files.read_file(f"/proc/{pid}/maps")
     mappings, wanted, vm_flags = survey.mappings, survey.wanted, survey.vm_flags
     excluding = survey.exclude_dontdump
@@ -156,7 +159,7 @@ def _read(subject: Subject) -> View:
     subject.source.copy(plan, shared)
     return View(
         facts=facts,
-        contents=contents,
+        contents=[],
         details=details,
         mappings=mappings,
     )

@@ -1,7 +1,7 @@
 /* A tree of five processes that passes one numbered token around through pipes, as
    fast as it can. Each keeps the number of the token in `holding` while it has it, and
-   0 otherwise. FIRST is the address of `holding` (the same in all), SECOND is where
-   the pids begin. */
+   shows 0 some time afterwards. FIRST is the address of `holding` (the same in all),
+   SECOND is where the pids begin. */
 #include "status.h"
 
 enum { RUNNERS = 5 };
@@ -13,11 +13,9 @@ static void run(int self) {
     status[SECOND + self] = getpid();
     if (self == RUNNERS - 1) status[READY] = 1;
     for (;;) {
-        uint64_t token;
-        if (read(in, &token, 8) != 8) _exit(4);
-        holding = token;
-        token++;
-        /* It is here from now on until it is in the pipe. */
+        /* From the pipe to `holding` in one step. */
+        if (read(in, (void *)&holding, 8) != 8) _exit(4);
+        uint64_t token = holding + 1;
         if (write(out, &token, 8) != 8) _exit(5);
         holding = 0;
         if (self == 0) status[PROGRESS] = token;
