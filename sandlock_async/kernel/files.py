@@ -98,11 +98,16 @@ _DIRENT_HEAD = struct.Struct("=QqHB")  # struct linux_dirent64, getdents64(2)
 
 
 def open_fd(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open a file of procfs and return the descriptor; ``os.close`` closes it.
+    """Open a file of procfs and return the descriptor; :func:`close_fd` closes it.
 
     :raises OSError: ``ENOENT`` if it is gone, ``EACCES`` without rights
     """
     return check(_open(path.encode(), flags | os.O_CLOEXEC), "open", path)
+
+
+def close_fd(fd: int) -> None:
+    """Close a descriptor of procfs, or of a file in memory."""
+    _close(fd)
 
 
 def read_record(path: str) -> bytes:

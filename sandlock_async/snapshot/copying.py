@@ -2,7 +2,6 @@
 
 import errno
 import mmap
-import os
 from array import array
 from collections.abc import Iterator
 
@@ -53,7 +52,7 @@ class Copier:
                 self._copy_forced(fd, start, end, address, unreadable)
                 address += end - start
         finally:
-            os.close(fd)
+            files.close_fd(fd)
         return unreadable
 
     def copy_shared(

@@ -94,7 +94,9 @@ def _survey(pid: int, root_fd: int, *, exclude_dontdump: bool) -> Survey:
     vm_flags = read_vm_flags(pid)
     mappings = parse_maps(maps)
     wanted = select(mappings, vm_flags, exclude_dontdump=exclude_dontdump)
-    plan = plan_segments(wanted, vm_flags, scan_pages(pid, wanted, vm_flags))
+    # With the GIL let go: the mmap_lock may be held by the process itself.
+    pages = scan_pages(pid, wanted, vm_flags, hold_gil=False)
+    plan = plan_segments(wanted, vm_flags, pages)
     return Survey(
         maps=maps,
         mappings=mappings,
@@ -107,14 +109,17 @@ def _survey(pid: int, root_fd: int, *, exclude_dontdump: bool) -> Survey:
     )
 
 
-def scan_pages(pid: int, wanted: Selection, vm_flags: VmFlags) -> Pages:
+def scan_pages(
+    pid: int, wanted: Selection, vm_flags: VmFlags, *, hold_gil: bool
+) -> Pages:
     """Return the pages of mappings that are present or swapped out.
 
+    :param hold_gil: keep the GIL: the process stands still, and is not large
     :param vm_flags: their flags, which say where a userfaultfd has to be minded
     :raises OSError: if ``/proc/PID/pagemap`` cannot be read
     """
     with Pagemap(pid) as pagemap:
-        ranges = pagemap.scan(wanted.spans)
+        ranges = pagemap.scan(wanted.spans, hold_gil=hold_gil)
         safe = {
             start: Pages(
                 pagemap.scan_without_markers(start, wanted.ends[start])

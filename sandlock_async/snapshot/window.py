@@ -21,6 +21,7 @@ from sandlock_async.snapshot.survey import read_vm_flags, scan_pages
 from sandlock_async.snapshot.view import View
 
 _REHEARSED_BYTES = 1 << 20
+_QUICKLY_SCANNED_BYTES = 64 << 20
 
 
 class Company(Protocol):
@@ -122,7 +123,7 @@ def _rehearse(subject: Subject) -> None:
         choose([fds])
         files.read_file(f"/proc/{pid}/maps")
         if not any(raw.is_userfaultfd for raw in fds):
-            pages = scan_pages(pid, survey.wanted, survey.vm_flags)
+            pages = scan_pages(pid, survey.wanted, survey.vm_flags, hold_gil=True)
             plan = subject.planner.plan(survey.wanted, survey.vm_flags, pages, {})
             subject.source.copy(plan, SharedMemory())
     except (OSError, CaptureError):
@@ -151,7 +152,8 @@ def _read(subject: Subject) -> View:
     shared = SharedMemory()
     try:
         shared.open(pid, wanted.shared, facts.fds)
-        pages = scan_pages(pid, wanted, vm_flags)
+        small = survey.expected_bytes <= _QUICKLY_SCANNED_BYTES
+        pages = scan_pages(pid, wanted, vm_flags, hold_gil=small)
         plan = subject.planner.plan(wanted, vm_flags, pages, shared.data)
     except BaseException:
         shared.close()
