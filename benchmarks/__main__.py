@@ -32,7 +32,7 @@ async def tiny(folder: Path, *, quick: bool) -> list[Row]:
         theirs: list[float] = []
         saved: list[float] = []
         with Sandbox(version, ["/bin/sleep", "600"]) as sandbox:
-            for _ in range(10 if quick else 50):
+            for _ in range(10 if quick else 200):
                 report = await sa.capture_to(
                     sandbox.pid, folder / "it", replace=True, durable=False
                 )

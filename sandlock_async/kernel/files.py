@@ -59,6 +59,7 @@ _getdents64.restype = ctypes.c_ssize_t
 
 _AT_FDCWD = -100
 _STATX_NLINK = 4
+_STATX_SIZE = 0x200
 
 
 class statx(ctypes.Structure):
@@ -69,7 +70,13 @@ class statx(ctypes.Structure):
         ("stx_blksize", ctypes.c_uint32),
         ("stx_attributes", ctypes.c_uint64),
         ("stx_nlink", ctypes.c_uint32),
-        ("_rest", ctypes.c_byte * 236),
+        ("stx_uid", ctypes.c_uint32),
+        ("stx_gid", ctypes.c_uint32),
+        ("stx_mode", ctypes.c_uint16),
+        ("_spare0", ctypes.c_uint16),
+        ("stx_ino", ctypes.c_uint64),
+        ("stx_size", ctypes.c_uint64),
+        ("_rest", ctypes.c_byte * 208),
     ]
 
 
@@ -236,14 +243,27 @@ def count_threads(pid: int) -> int:
 
     :raises OSError: ``ENOENT`` if the process is gone
     """
+    return int(_stat(f"/proc/{pid}/task", _STATX_NLINK).stx_nlink) - 2
+
+
+def count_fds(pid: int) -> int:
+    """Return how many descriptors the process has; 0 if the kernel does not tell.
+
+    From Linux 6.2 on that is the size of ``/proc/PID/fd``.
+
+    :raises OSError: ``ENOENT`` if the process is gone
+    """
+    return int(_stat(f"/proc/{pid}/fd", _STATX_SIZE).stx_size)
+
+
+def _stat(path: str, wanted: int) -> statx:
     found = statx()
-    path = f"/proc/{pid}/task"
     check(
-        _statx(_AT_FDCWD, path.encode(), 0, _STATX_NLINK, ctypes.addressof(found)),
+        _statx(_AT_FDCWD, path.encode(), 0, wanted, ctypes.addressof(found)),
         "statx",
         path,
     )
-    return int(found.stx_nlink) - 2
+    return found
 
 
 def is_gone(error: OSError) -> bool:

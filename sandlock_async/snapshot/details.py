@@ -21,6 +21,7 @@ from sandlock_async.procfs.elf import HEADER_BYTES, find_notes, parse_build_id
 from sandlock_async.procfs.limits import parse_limits
 from sandlock_async.procfs.stat import parse_mm_addresses, parse_stat
 from sandlock_async.procfs.status import parse_status
+from sandlock_async.snapshot.facts import link_or_empty
 from sandlock_async.snapshot.mapped_files import identity_of
 from sandlock_async.snapshot.thread_facts import parse_queue
 
@@ -34,6 +35,7 @@ class RawDetails:
     cmdline: bytes
     limits: bytes
     root: bytes
+    exe: bytes
     exe_file: FileIdentity | None
     build_id: bytes
 
@@ -62,6 +64,7 @@ def read_details(pid: int) -> RawDetails:
         cmdline=files.read_file(f"/proc/{pid}/cmdline"),
         limits=files.read_record(f"/proc/{pid}/limits"),
         root=_root(pid),
+        exe=link_or_empty(f"/proc/{pid}/exe"),
         exe_file=exe_file,
         build_id=build_id,
     )

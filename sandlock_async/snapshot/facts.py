@@ -1,5 +1,6 @@
 """What is read under the freeze besides memory: bytes only, parsed afterwards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sandlock_async.arch import Machine
@@ -7,6 +8,10 @@ from sandlock_async.kernel import files, ptrace
 from sandlock_async.model import FdInfo
 from sandlock_async.procfs.fdinfo import parse_fdinfo
 from sandlock_async.snapshot.thread_facts import RawThread, read_threads
+
+_NONE_FOR_IT = b"\nSigPnd:\t0000000000000000\n"
+_NONE_FOR_ALL = b"\nShdPnd:\t0000000000000000\n"
+"""What status says when no signal waits, of the main thread and of the process."""
 
 _USERFAULTFD = b"anon_inode:[userfaultfd]"
 
@@ -47,31 +52,53 @@ class Facts:
         return any(raw.is_userfaultfd for raw in self.fds)
 
 
-def read_facts(pid: int, tids: list[int], machine: Machine) -> Facts:
+def read_facts(
+    pid: int,
+    tids: list[int],
+    machine: Machine,
+    exe: bytes | None,
+    known: Sequence[RawFd],
+) -> Facts:
     """Read the threads, descriptors and links of a frozen process.
 
+    :param exe: where ``/proc/PID/exe`` points, if that is known
+    :param known: descriptors that there had been a moment ago
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it was killed meanwhile
     """
+    status = files.read_record(f"/proc/{pid}/status")
     return Facts(
-        threads=read_threads(tids, machine),
-        queued=ptrace.peeksiginfo(tids[0], shared=True),
-        status=files.read_record(f"/proc/{pid}/status"),
-        fds=tuple(read_fds(pid)),
-        cwd=_link_or_empty(f"/proc/{pid}/cwd"),
-        exe=_link_or_empty(f"/proc/{pid}/exe"),
+        threads=read_threads(tids, machine, idle=_NONE_FOR_IT in status),
+        queued=[]
+        if _NONE_FOR_ALL in status
+        else ptrace.peeksiginfo(tids[0], shared=True),
+        status=status,
+        fds=tuple(read_fds(pid, known)),
+        cwd=link_or_empty(f"/proc/{pid}/cwd"),
+        exe=link_or_empty(f"/proc/{pid}/exe") if exe is None else exe,
     )
 
 
-def read_fds(pid: int) -> list[RawFd]:
+def read_fds(pid: int, known: Sequence[RawFd] = ()) -> list[RawFd]:
     """Read the descriptors as procfs shows them, by number.
 
     Those of a frozen process cannot change, unless another process that shares the
     table (``CLONE_FILES``) closes one between the two reads: that one is left out.
 
+    :param known: which there had been a moment ago; if there are as many now, and each
+        of them is still there, the folder need not be listed
     :raises OSError: ``ESRCH`` or ``ENOENT`` if the process is gone
     """
+    numbers = [raw.fd for raw in known]
+    if numbers and files.count_fds(pid) == len(numbers):
+        fds = _read_numbers(pid, numbers)
+        if len(fds) == len(numbers):
+            return fds
+    return _read_numbers(pid, files.list_numbers(f"/proc/{pid}/fd"))
+
+
+def _read_numbers(pid: int, numbers: Sequence[int]) -> list[RawFd]:
     fds: list[RawFd] = []
-    for fd in files.list_numbers(f"/proc/{pid}/fd"):
+    for fd in numbers:
         try:
             link = files.read_link(f"/proc/{pid}/fd/{fd}")
             fdinfo = files.read_record(f"/proc/{pid}/fdinfo/{fd}")
@@ -91,7 +118,8 @@ def parse_fds(facts: Facts) -> tuple[FdInfo, ...]:
     return tuple(table)
 
 
-def _link_or_empty(path: str) -> bytes:
+def link_or_empty(path: str) -> bytes:
+    """Return where a link of procfs points, nothing if that cannot be said."""
     try:
         return files.read_link(path)
     except FileNotFoundError:

@@ -21,6 +21,8 @@ from sandlock_async.snapshot.facts import RawFd
 PIPE = b"pipe:["
 SOCKET = b"socket:["
 
+_EITHER = (PIPE, SOCKET)
+
 UNIX = b"\nscm_fds:"
 """Only unix sockets have that line in fdinfo, and from Linux 5.10 on all have."""
 
@@ -53,9 +55,9 @@ def read_contents(
     :param company: pidfd and descriptors of each
     :raises OSError: ``ESRCH`` if one was killed meanwhile
     """
+    if not any(raw.link.startswith(_EITHER) for _, fds in company for raw in fds):
+        return [[] for _ in company]  # most often
     chosen = choose([fds for _, fds in company])
-    if not any(pipes or sockets for pipes, sockets in chosen):
-        return [[] for _ in company]
     found: list[list[RawContent]] = []
     with _PipeReader() as reader:
         for (pidfd, _), (pipes, sockets) in zip(company, chosen, strict=True):

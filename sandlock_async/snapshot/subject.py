@@ -4,6 +4,7 @@ from sandlock_async.clock import Deadline
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.plan import Planner
 from sandlock_async.snapshot.direct import DirectSource
+from sandlock_async.snapshot.facts import RawFd
 from sandlock_async.snapshot.fd_late import LateFds
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.view import View
@@ -17,6 +18,7 @@ class Subject:
     :ivar group: its threads
     :ivar source: where its memory goes; the subject closes it
     :ivar planner: what has been planned so far
+    :ivar known_fds: its descriptors a moment before the freeze
     :ivar flags: ``VmFlags`` of what was seen; there some time after the thaw
     """
 
@@ -31,6 +33,7 @@ class Subject:
         self._view: View | None = None
         self._late: LateFds | None = None
         self.flags: Flags = {}
+        self.known_fds: list[RawFd] = []
 
     @property
     def view(self) -> View:

@@ -29,9 +29,12 @@ class RawThread(NamedTuple):
     rseq: tuple[int, int, int, int] | None
 
 
-def read_threads(tids: Sequence[int], machine: Machine) -> list[RawThread]:
+def read_threads(
+    tids: Sequence[int], machine: Machine, *, idle: bool
+) -> list[RawThread]:
     """Read every thread of a frozen process.
 
+    :param idle: whether no signal is known to wait for the first
     :raises OSError: ``ESRCH`` if it was killed meanwhile
     """
     return [
@@ -40,7 +43,7 @@ def read_threads(tids: Sequence[int], machine: Machine) -> list[RawThread]:
             ptrace.getregset(tid, ptrace.Regset.PRSTATUS),
             _xstate(tid, machine),
             ptrace.getsigmask(tid),
-            ptrace.peeksiginfo(tid, shared=False),
+            [] if idle and tid == tids[0] else ptrace.peeksiginfo(tid, shared=False),
             _rseq(tid),
         )
         for tid in tids

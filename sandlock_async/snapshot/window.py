@@ -13,7 +13,7 @@ from sandlock_async.kernel import files
 from sandlock_async.plan import select
 from sandlock_async.procfs.maps import parse_maps
 from sandlock_async.snapshot.details import read_details
-from sandlock_async.snapshot.facts import read_facts, read_fds
+from sandlock_async.snapshot.facts import link_or_empty, read_facts, read_fds
 from sandlock_async.snapshot.fd_contents import choose, read_contents
 from sandlock_async.snapshot.shared_memory import SharedMemory
 from sandlock_async.snapshot.subject import Subject
@@ -119,9 +119,12 @@ def _rehearse(subject: Subject) -> None:
     if survey.expected_bytes > _REHEARSED_BYTES or survey.missing_faults:
         return
     try:
-        fds = read_fds(pid)
+        fds = subject.known_fds = read_fds(pid)
         choose([fds])
         files.read_file(f"/proc/{pid}/maps")
+        files.read_record(f"/proc/{pid}/status")
+        link_or_empty(f"/proc/{pid}/cwd")
+        files.count_threads(pid)
         if not any(raw.is_userfaultfd for raw in fds):
             pages = scan_pages(pid, survey.wanted, survey.vm_flags, hold_gil=True)
             plan = subject.planner.plan(survey.wanted, survey.vm_flags, pages, {})
@@ -135,12 +138,13 @@ def _read(subject: Subject) -> View:
     pid = target.pid
     # Traced now, so the number cannot pass to another process any more.
     target.check_same("freeze")
-    facts = read_facts(pid, subject.group.tids, target.machine)
     maps = files.read_file(f"/proc/{pid}/maps")
     mappings, wanted, vm_flags = survey.mappings, survey.wanted, survey.vm_flags
     excluding = survey.exclude_dontdump
     changed = maps != survey.maps
     details = survey.details
+    exe = None if changed else details.exe  # an execve(2) changes the mappings
+    facts = read_facts(pid, subject.group.tids, target.machine, exe, subject.known_fds)
     if changed and files.read_file(f"/proc/{pid}/auxv") != details.auxv:
         details = read_details(pid)  # it has called execve(2)
     if facts.has_userfaultfd or survey.missing_faults or (changed and excluding):
