@@ -233,7 +233,11 @@ async def test_both_capture_one_process(
     finally:
         os.close(keep_open)
 
-    assert report.skipped == ()
+    # Without rights, shared memory that only others have touched cannot be had.
+    reasons = {this.reason for this in report.skipped}
+    assert not reasons or (
+        os.geteuid() and all("cannot be opened" in r for r in reasons)
+    )
     same = files(tmp_path / "ours" / "web")
     extra = same.keys() - files(tmp_path / "theirs" / "web").keys()
     assert bool(extra) == (layout != "v1")
