@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 
+from sandlock_async.kernel.files import close_fd
 from sandlock_async.kernel.libc import check, pylibc
 
 PIDFD_GETFD = 438  # the same on every machine, asm-generic/unistd.h
@@ -35,10 +36,6 @@ class pollfd(ctypes.Structure):
 _syscall = pylibc["syscall"]
 _syscall.argtypes = (ctypes.c_long,) * 6
 _syscall.restype = ctypes.c_long
-
-_close = pylibc["close"]
-_close.argtypes = (ctypes.c_int,)
-_close.restype = ctypes.c_int
 
 _read = pylibc["read"]
 _read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
@@ -100,11 +97,6 @@ def getfd(pidfd: int, fd: int) -> int:
     return check(_syscall(PIDFD_GETFD, pidfd, fd, 0, 0, 0), "pidfd_getfd", fd)
 
 
-def close(fd: int) -> None:
-    """Close a descriptor of ours."""
-    _close(fd)
-
-
 def compare_files(number: int, pid: int, one: int, other: int) -> int:
     """Return 0 if two descriptors share an open file description, else an order.
 
@@ -161,8 +153,8 @@ class PipeCopy:
 
     def close(self) -> None:
         """Close both ends."""
-        _close(self._read_end)
-        _close(self._write_end)
+        close_fd(self._read_end)
+        close_fd(self._write_end)
 
 
 def fcntl(fd: int, command: int, argument: int = 0) -> int:

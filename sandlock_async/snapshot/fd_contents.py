@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
-from sandlock_async.kernel import descriptors
+from sandlock_async.kernel import descriptors, files
 from sandlock_async.procfs.fdinfo import parse_fdinfo
 from sandlock_async.snapshot.facts import RawFd
 
@@ -114,7 +114,7 @@ def _read(
         try:
             return RawContent(raw, *look(copy))
         finally:
-            descriptors.close(copy)
+            files.close_fd(copy)
     except OSError as error:
         if error.errno == errno.ESRCH:
             raise

@@ -305,4 +305,4 @@ def _ask(
     except OSError:
         return None
     finally:
-        descriptors.close(copy)
+        files.close_fd(copy)
