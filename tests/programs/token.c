@@ -3,6 +3,7 @@
    shows 0 some time afterwards. FIRST is the address of `holding` (the same in all),
    SECOND is where the pids begin. */
 #include "status.h"
+#include <sys/prctl.h>
 
 enum { RUNNERS = 5 };
 static volatile uint64_t holding;
@@ -31,6 +32,9 @@ int main(int argc, char **argv) {
     uint64_t token = 1;
     if (write(pipes[0][1], &token, 8) != 8) return 5;
     for (int i = 1; i < RUNNERS; i++)
-        if (fork() == 0) run(i);
+        if (fork() == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            run(i);
+        }
     run(0);
 }
