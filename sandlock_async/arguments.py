@@ -1,5 +1,7 @@
 """A caller's own mistakes, found before anything is touched."""
 
+from collections.abc import Sequence
+
 from sandlock_async.image.policy import Policy
 
 _BYTES = (bytes, bytearray, memoryview)
@@ -19,6 +21,30 @@ def check_arguments(
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
     if not timeout > 0:  # nor is nan
         raise ValueError(f"timeout must be more than 0 seconds, but is {timeout!r}")
+
+
+def check_options(
+    *,
+    strategy: str,
+    memory_limit: int,
+    operation_id: str | None,
+    recipients: Sequence[object],
+) -> None:
+    """Return if this release can do what is asked for.
+
+    :raises ValueError: naming the option that it cannot
+    """
+    if memory_limit < 0:
+        raise ValueError(f"memory_limit must not be negative, but is {memory_limit}")
+    if strategy not in ("auto", "direct"):
+        raise ValueError(f"unknown strategy {strategy!r}: 'auto' or 'direct'")
+    wanted = {
+        "operation_id=": operation_id is not None,
+        "recipients=": bool(recipients),
+    }
+    for option, given in wanted.items():
+        if given:
+            raise ValueError(f"{option} is not available in this release")
 
 
 def check_content(*, name: object, policy: object, app_state: object) -> None:

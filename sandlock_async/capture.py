@@ -13,7 +13,7 @@ from dataclasses import replace as replace_fields
 
 import anyio
 
-from sandlock_async.arguments import check_arguments
+from sandlock_async.arguments import check_arguments, check_options
 from sandlock_async.budget import DEFAULT_LIMIT
 from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
 from sandlock_async.events import Committed, Event, Frozen, Progress, Thawed
@@ -173,13 +173,12 @@ async def capture_to(
     destination = absolute(directory)
     layout = find_format(format)
     check_arguments(name=name, policy=policy, app_state=app_state, timeout=timeout)
-    _check_available(
+    check_options(
         strategy=strategy,
+        memory_limit=memory_limit,
         operation_id=operation_id,
         recipients=recipients,
     )
-    if memory_limit < 0:
-        raise ValueError(f"memory_limit must not be negative, but is {memory_limit}")
     tell = on_event if on_event is not None else _ignore
     done = _Progress(tell)
 
@@ -328,23 +327,6 @@ def _policy(target: object, policy: bytes | Policy | None, default: str) -> Carr
     sandbox = getattr(target, "_sandbox", target) if is_sandbox(target) else None
     has_lib64 = os.path.exists("/lib64")
     return given_policy(policy, sandbox, has_lib64=has_lib64, default=default)
-
-
-def _check_available(
-    *,
-    strategy: str,
-    operation_id: str | None,
-    recipients: Sequence[object],
-) -> None:
-    if strategy not in ("auto", "direct"):
-        raise ValueError(f"unknown strategy {strategy!r}: 'auto' or 'direct'")
-    wanted = {
-        "operation_id=": operation_id is not None,
-        "recipients=": bool(recipients),
-    }
-    for option, given in wanted.items():
-        if given:
-            raise ValueError(f"{option} is not available in this release")
 
 
 def _ignore(_: Event) -> None:

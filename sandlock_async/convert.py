@@ -1,6 +1,6 @@
 """An image in one layout to an image in another."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sandlock_async.checkpoint import StrPath, absolute
@@ -93,9 +93,8 @@ def _close(family: list[Read]) -> None:
 
 def _lay_out(family: list[Read], target: Format) -> LaidOut:
     pictures = [read.picture for read in family]
-    laid_out = lay_out_tree(pictures[0], pictures[1:], target)
     if any(read.format is not target for read in family):
-        return laid_out
+        return lay_out_tree(pictures[0], pictures[1:], target)
     # As they are, not as we would write and name them.
     small: dict[str, bytes] = {}
     segments: list[tuple[str, MemorySegment]] = []
@@ -110,8 +109,12 @@ def _lay_out(family: list[Read], target: Format) -> LaidOut:
             for segment in read.picture.process_state.all_segments()
             if isinstance(segment.data, FileSegment)
         ]
-    files = ImageFiles(small=small, segments=tuple(segments))
-    return replace(laid_out, files=files, warnings=())
+    return LaidOut(
+        name=pictures[0].name,
+        files=ImageFiles(small=small, segments=tuple(segments)),
+        warnings=(),
+        skipped=(),
+    )
 
 
 def _named(pid: int | None, name: str) -> str:

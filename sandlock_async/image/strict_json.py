@@ -70,20 +70,6 @@ class Fields:
         """Return a list of objects, each parsed."""
         return parse_items(self._get(key), f"{self._where}.{key}", parse)
 
-    def integers(self, key: str, within: range) -> tuple[int, ...]:
-        """Return a list of integers of that range."""
-        value = self._get(key)
-        if not isinstance(value, list):
-            raise Malformed(f"{self._where}.{key} is not a list")
-        numbers: list[int] = []
-        for number in cast("list[object]", value):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise Malformed(f"{self._where}.{key} holds something but integers")
-            if number not in within:
-                raise Malformed(f"{self._where}.{key} holds {number}, out of range")
-            numbers.append(number)
-        return tuple(numbers)
-
     def _get(self, key: str) -> object:
         if key not in self._fields:
             raise Malformed(f"{self._where} has no {key}")

@@ -29,8 +29,6 @@ class Regset(IntEnum):
     """``NT_*`` register sets of ``linux/elf.h``."""
 
     PRSTATUS = 1
-    PRFPREG = 2
-    X86_XSTATE = 0x202
 
 
 class siginfo_t(ctypes.Structure):
