@@ -280,7 +280,7 @@ async def capture_to(
             "write": 1e3 * (ended - thawed),
         },
         skipped=image.skipped,
-        warnings=(*carried.warnings, *image.warnings, *_ended(scene)),
+        warnings=(*carried.warnings, *image.warnings, *scene.warnings()),
         children=tuple(child.target.pid for child in scene.snapshots[1:]),
     )
 
@@ -308,10 +308,6 @@ def _picture(state: ProcessState, snapshot: Snapshot, policy: Carried) -> Pictur
         process_state=state,
         fd_table=snapshot.fd_table(),
     )
-
-
-def _ended(scene: Scene) -> list[str]:
-    return [f"process {pid} had ended, and is not in the image" for pid in scene.ended]
 
 
 def _reason(scene: Scene) -> str:

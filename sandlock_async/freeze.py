@@ -13,6 +13,7 @@ Rules:
   nothing: the kernel puts the thread back into it.
 """
 
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class _Tracee:
     tid: int
     interrupted: bool = False
     stopped: bool = False
+    undisturbed: bool = False  # stopped by us, and by nothing else
     signal: int = 0  # to hand over at the detach
 
 
@@ -104,6 +106,23 @@ class ThreadGroup:
                 return
             self._seize_new()
             self._check_time([self.pid])
+
+    def is_undisturbed(self, tid: int) -> bool:
+        """Whether a thread would run on now if it were not for us."""
+        return self._tracees[tid].undisturbed
+
+    def hand_over(self, tid: int, signal: int) -> None:
+        """Take note of a signal that a thread has been stopped for; 0 is none."""
+        if signal:
+            self._tracees[tid].signal = signal
+
+    def check_aborted(self) -> None:
+        """Return if there is still time.
+
+        :raises FreezeTimeoutError: if not
+        :raises CaptureAborted: if nobody waits any longer
+        """
+        self._check_time([self.pid])
 
     def thaw(self) -> bool:
         """Let every stopped thread run on, with the signal it was about to get.
@@ -258,6 +277,7 @@ class ThreadGroup:
         # Our interrupt and a group-stop are events; all else is a signal that the
         # thread was about to get (ptrace(2), "Stopped states").
         tracee.signal = 0 if code >> 8 == _EVENT_STOP else signo
+        tracee.undisturbed = code >> 8 == _EVENT_STOP and signo == signal.SIGTRAP
         tracee.stopped = True
         return True
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sandlock_async.injection.questions import Answers
 from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
+from sandlock_async.snapshot.asking import Unasked
 from sandlock_async.snapshot.details import parse_details
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import RawFd, parse_fds
@@ -53,6 +55,12 @@ class Scene:
         """How many there are in all processes."""
         return sum(len(this.view.facts.threads) for this in self.snapshots)
 
+    def warnings(self) -> list[str]:
+        """Return what is not in the image, memory and descriptors aside."""
+        return [
+            f"process {pid} had ended, and is not in the image" for pid in self.ended
+        ] + [warning for this in self.snapshots for warning in this.warnings()]
+
     def close(self) -> None:
         """Give the memory back; closing twice does nothing."""
         for snapshot in self.snapshots:
@@ -89,7 +97,14 @@ class Snapshot:
         facts, pid = self.view.facts, self.target.pid
         machine = self.target.machine
         lasting = read_lasting(pid, facts.threads, machine)
-        threads = parse_threads(facts.threads, lasting, pid, machine)
+        answers = self.answers
+        threads = parse_threads(
+            facts.threads,
+            lasting,
+            pid,
+            machine,
+            alt_stack=None if answers is None else answers.alt_stack,
+        )
         held, extended = partition_segments(
             self.source.segments(streamed),
             (segment.mapping.map for segment in self.source.plan.segments),
@@ -110,7 +125,7 @@ class Snapshot:
                 self.view, self.files, self.flags, self.source.plan
             ),
             details=parse_details(
-                self.view.details, facts.status, facts.queued, asked=None
+                self.view.details, facts.status, facts.queued, answers
             ),
             fd_details=fds.details,
             pipe_contents=fds.pipes,
@@ -118,6 +133,22 @@ class Snapshot:
             skipped_fds=fds.skipped,
             skipped=self.source.skipped(),
         )
+
+    @property
+    def answers(self) -> Answers | None:
+        """What a clone of the process has said, if one could be asked."""
+        asked = self.view.asked
+        return None if isinstance(asked, Unasked) else asked
+
+    def warnings(self) -> list[str]:
+        """Return what the image lacks for want of a clone."""
+        asked = self.view.asked
+        if not isinstance(asked, Unasked):
+            return []
+        return [
+            f"the signal handlers, alternate stack, brk and timers of process "
+            f"{self.target.pid} are not known: {asked.reason}"
+        ]
 
     def fd_table(self) -> tuple[FdInfo, ...]:
         """Return the open descriptors."""

@@ -8,9 +8,9 @@ import ctypes
 import errno
 import os
 import struct
-import threading
 
 from sandlock_async.kernel.libc import check, libc, pylibc
+from sandlock_async.kernel.scratch import SCRATCH, SCRATCH_BYTES
 
 _open = pylibc["open"]
 _open.argtypes = (ctypes.c_char_p, ctypes.c_int)
@@ -90,17 +90,6 @@ _statx.argtypes = (
 )
 _statx.restype = ctypes.c_int
 
-_BUFFER_BYTES = 1 << 16
-
-
-class _Scratch(threading.local):
-    """A buffer for each thread: to make one takes as long as to read into it."""
-
-    def __init__(self) -> None:
-        self.buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
-
-
-_scratch = _Scratch()
 _DIRENT_HEAD = struct.Struct("=QqHB")  # struct linux_dirent64, getdents64(2)
 
 
@@ -124,7 +113,7 @@ def read_record(path: str) -> bytes:
 
     :raises OSError: whatever open(2) or read(2) say
     """
-    return _read_until(path, _BUFFER_BYTES - 1)
+    return _read_until(path, SCRATCH_BYTES - 1)
 
 
 def read_file(path: str) -> bytes:
@@ -140,10 +129,10 @@ def _read_until(path: str, last: int) -> bytes:
     """Read until a read of at most *last* bytes."""
     fd = open_fd(path)
     try:
-        buffer = _scratch.buffer
+        buffer = SCRATCH.buffer
         pieces: list[bytes] = []
         while True:
-            count = check(_read(fd, buffer, _BUFFER_BYTES), "read", path)
+            count = check(_read(fd, buffer, SCRATCH_BYTES), "read", path)
             pieces.append(ctypes.string_at(buffer, count))
             if count <= last:
                 return b"".join(pieces)
@@ -156,8 +145,8 @@ def read_link(path: str) -> bytes:
 
     :raises OSError: ``ENOENT`` if it is gone, ``EACCES`` without rights
     """
-    buffer = _scratch.buffer
-    count = check(_readlink(path.encode(), buffer, _BUFFER_BYTES), "readlink", path)
+    buffer = SCRATCH.buffer
+    count = check(_readlink(path.encode(), buffer, SCRATCH_BYTES), "readlink", path)
     return ctypes.string_at(buffer, count)
 
 
@@ -168,10 +157,10 @@ def list_numbers(path: str) -> list[int]:
     """
     fd = open_fd(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        buffer = _scratch.buffer
+        buffer = SCRATCH.buffer
         numbers: list[int] = []
         while count := check(
-            _getdents64(fd, buffer, _BUFFER_BYTES), "getdents64", path
+            _getdents64(fd, buffer, SCRATCH_BYTES), "getdents64", path
         ):
             entries = ctypes.string_at(buffer, count)
             position = 0

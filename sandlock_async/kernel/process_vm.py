@@ -1,9 +1,13 @@
-"""``process_vm_readv(2)``: another process's pages, copied straight into a buffer."""
+"""``process_vm_readv(2)`` and its twin: pages copied from one process to another."""
 
 import ctypes
+import errno
+import os
 from array import array
+from collections.abc import Sequence
 
 from sandlock_async.kernel.libc import check, iovec, libc, pylibc
+from sandlock_async.kernel.scratch import SCRATCH
 
 IOV_MAX = 1024
 """Ranges a call takes, ``linux/uio.h`` (UIO_MAXIOV)."""
@@ -28,6 +32,10 @@ _readv_holding_gil = pylibc["process_vm_readv"]
 _readv_holding_gil.argtypes = _ARGTYPES
 _readv_holding_gil.restype = ctypes.c_ssize_t
 
+_writev_holding_gil = pylibc["process_vm_writev"]
+_writev_holding_gil.argtypes = _ARGTYPES
+_writev_holding_gil.restype = ctypes.c_ssize_t
+
 
 def readv(pid: int, remote: "array[int]", address: int, *, hold_gil: bool) -> int:
     """Copy *remote* ranges of *pid*, packed, to our memory at *address*.
@@ -46,3 +54,47 @@ def readv(pid: int, remote: "array[int]", address: int, *, hold_gil: bool) -> in
         "process_vm_readv",
         pid,
     )
+
+
+def read(pid: int, address: int, size: int) -> bytes:
+    """Return a few bytes of *pid*'s memory; keeps the GIL.
+
+    :param size: at most 64 KiB
+    :raises OSError: ``EFAULT`` if not all of them can be read
+    """
+    local, remote = iovec(SCRATCH.address, size), iovec(address, size)
+    arguments = (pid, ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0)
+    _all(size, _readv_holding_gil(*arguments), "process_vm_readv", pid)
+    return ctypes.string_at(SCRATCH.address, size)
+
+
+def read_all(pid: int, places: "Sequence[tuple[int, int]]") -> bytes:
+    """Return a few bytes from several *places* (address, size) in one step.
+
+    :raises OSError: ``EFAULT`` if not all of them can be read
+    """
+    remote = array("Q", [word for place in places for word in place])
+    size = sum(remote[1::2])
+    local = iovec(SCRATCH.address, size)
+    base, _ = remote.buffer_info()
+    arguments = (pid, ctypes.addressof(local), 1, base, len(places), 0)
+    _all(size, _readv_holding_gil(*arguments), "process_vm_readv", pid)
+    return ctypes.string_at(SCRATCH.address, size)
+
+
+def write(pid: int, address: int, content: bytes) -> None:
+    """Overwrite a few bytes of *pid*'s memory; keeps the GIL.
+
+    :param content: at most 64 KiB
+    :raises OSError: ``EFAULT`` if not all of them can be written
+    """
+    size = len(content)
+    ctypes.memmove(SCRATCH.address, content, size)
+    local, remote = iovec(SCRATCH.address, size), iovec(address, size)
+    arguments = (pid, ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0)
+    _all(size, _writev_holding_gil(*arguments), "process_vm_writev", pid)
+
+
+def _all(size: int, moved: int, call: str, pid: int) -> None:
+    if check(moved, call, pid) != size:
+        raise OSError(errno.EFAULT, f"{call}({pid}): {os.strerror(errno.EFAULT)}")

@@ -6,23 +6,43 @@ The kernel obeys only the thread that attached; every function here but
 
 import ctypes
 import errno
-import threading
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 from sandlock_async.kernel.libc import check, iovec, libc, pylibc
+from sandlock_async.kernel.scratch import SCRATCH, SCRATCH_BYTES
 
 
 class Request(IntEnum):
     """``PTRACE_*`` of ``linux/ptrace.h``."""
 
+    CONT = 7
     DETACH = 17
+    SYSCALL = 24
+    SETOPTIONS = 0x4200
     GETSIGINFO = 0x4202
     GETREGSET = 0x4204
+    SETREGSET = 0x4205
     SEIZE = 0x4206
     INTERRUPT = 0x4207
     PEEKSIGINFO = 0x4209
     GETSIGMASK = 0x420A
+    SETSIGMASK = 0x420B
     GET_RSEQ_CONFIGURATION = 0x420F
+
+
+class Option(IntFlag):
+    """``PTRACE_O_*`` of ``linux/ptrace.h``."""
+
+    TRACESYSGOOD = 1
+
+
+class StopCode(IntEnum):
+    """``si_code`` of a stop that is no signal's, ``ptrace(2)``."""
+
+    SYSCALL = 0x85
+    """At the entry or the exit of a system call, with ``TRACESYSGOOD``."""
+    INTERRUPTED = 0x8005
+    """After ``INTERRUPT``, or the first of a new tracee."""
 
 
 class Regset(IntEnum):
@@ -118,32 +138,68 @@ def stop_siginfo(tid: int) -> tuple[int, int] | None:
     return siginfo.si_signo, siginfo.si_code
 
 
-class _Scratch(threading.local):
-    """A buffer for each thread: to make one takes longer than to fill it."""
-
-    def __init__(self) -> None:
-        # With AMX an xstate takes 11 KiB; sandlock asks for 64.
-        self.buffer = ctypes.create_string_buffer(1 << 16)
-        self.address = ctypes.addressof(self.buffer)
-
-
-_scratch = _Scratch()
-
-
 def getregset(tid: int, regset: int) -> bytes:
     """Return one register set of a stopped tracee, as the kernel lays it out.
 
     :raises OSError: ``ESRCH`` if the tracee is gone or running, ``EINVAL`` or
         ``ENODEV`` if the machine has no such set
     """
-    iov = iovec(_scratch.address, len(_scratch.buffer))
+    iov = iovec(SCRATCH.address, SCRATCH_BYTES)
     check(
         _ptrace(Request.GETREGSET, tid, regset, ctypes.addressof(iov)),
         "ptrace",
         "GETREGSET",
         tid,
     )
-    return ctypes.string_at(_scratch.address, iov.iov_len)
+    return ctypes.string_at(SCRATCH.address, iov.iov_len)
+
+
+def setregset(tid: int, regset: int, content: bytes) -> None:
+    """Give a stopped tracee another register set, all of it in one step.
+
+    :raises OSError: ``ESRCH`` if the tracee is gone or running, ``EINVAL`` or ``EIO``
+        for values that a thread cannot have
+    """
+    ctypes.memmove(SCRATCH.address, content, len(content))
+    iov = iovec(SCRATCH.address, len(content))
+    check(
+        _ptrace(Request.SETREGSET, tid, regset, ctypes.addressof(iov)),
+        "ptrace",
+        "SETREGSET",
+        tid,
+    )
+
+
+def setsigmask(tid: int, mask: int) -> None:
+    """Block other signals in a stopped tracee, bit *n* - 1 for signal *n*.
+
+    :raises OSError: ``ESRCH`` if the tracee is gone or running
+    """
+    wanted = ctypes.c_uint64(mask)
+    check(
+        _ptrace(Request.SETSIGMASK, tid, 8, ctypes.addressof(wanted)),
+        "ptrace",
+        "SETSIGMASK",
+        tid,
+    )
+
+
+def setoptions(tid: int, options: Option) -> None:
+    """Say which events stop a tracee that is stopped now.
+
+    :raises OSError: ``ESRCH`` if the tracee is gone or running
+    """
+    check(_ptrace(Request.SETOPTIONS, tid, None, options), "ptrace", "SETOPTIONS", tid)
+
+
+def resume(tid: int, signal: int = 0, *, to_system_call: bool = False) -> None:
+    """Let a stopped tracee run on, with *signal* if it was about to get one.
+
+    :param to_system_call: until the entry or the exit of the next system call
+    :raises OSError: ``ESRCH`` if the tracee is gone or running
+    """
+    request = Request.SYSCALL if to_system_call else Request.CONT
+    check(_ptrace(request, tid, None, signal), "ptrace", request.name, tid)
 
 
 def getsigmask(tid: int) -> int:
@@ -176,13 +232,13 @@ def peeksiginfo(tid: int, *, shared: bool) -> list[bytes]:
                 Request.PEEKSIGINFO,
                 tid,
                 ctypes.addressof(arguments),
-                _scratch.address,
+                SCRATCH.address,
             ),
             "ptrace",
             "PEEKSIGINFO",
             tid,
         )
-        content = ctypes.string_at(_scratch.address, count * SIGINFO_BYTES)
+        content = ctypes.string_at(SCRATCH.address, count * SIGINFO_BYTES)
         found += [
             content[at : at + SIGINFO_BYTES]
             for at in range(0, len(content), SIGINFO_BYTES)

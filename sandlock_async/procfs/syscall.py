@@ -11,6 +11,12 @@ class Syscall:
     arguments: tuple[int, ...]
 
 
+def parse_stack_pointer(content: bytes) -> int | None:
+    """Return the stack pointer, or None if the thread runs."""
+    fields = content.split()
+    return int(fields[-2], 16) if len(fields) > 2 else None
+
+
 def parse_syscall(content: bytes) -> Syscall | None:
     """Return the call, or None if the thread runs or is blocked outside of one."""
     # `61 0x1234 0x0 …` then sp and pc; or `running`; or `-1 sp pc`.

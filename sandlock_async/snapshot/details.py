@@ -7,14 +7,13 @@ program changes itself (signals, credentials, umask) is in one file, read under 
 import os
 from dataclasses import dataclass
 
+from sandlock_async.injection.questions import Answers
 from sandlock_async.kernel import files
 from sandlock_async.model import (
     Credentials,
     FileIdentity,
-    IntervalTimer,
     MemoryLayout,
     ProcessDetails,
-    SignalAction,
     SignalState,
 )
 from sandlock_async.procfs.elf import HEADER_BYTES, find_notes, parse_build_id
@@ -40,18 +39,6 @@ class RawDetails:
     build_id: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What only system calls of the process itself can tell.
-
-    :ivar brk: the end of its heap
-    """
-
-    handlers: tuple[SignalAction, ...]
-    timers: tuple[IntervalTimer, ...]
-    brk: int
-
-
 def read_details(pid: int) -> RawDetails:
     """Read the files of a process.
 
@@ -71,7 +58,7 @@ def read_details(pid: int) -> RawDetails:
 
 
 def parse_details(
-    raw: RawDetails, status: bytes, shared_queue: list[bytes], asked: Asked | None
+    raw: RawDetails, status: bytes, shared_queue: list[bytes], asked: Answers | None
 ) -> ProcessDetails:
     """Return what is known.
 

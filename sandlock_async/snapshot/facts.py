@@ -1,6 +1,6 @@
 """What is read under the freeze besides memory: bytes only, parsed afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sandlock_async.arch import Machine
@@ -52,33 +52,65 @@ class Facts:
         return any(raw.is_userfaultfd for raw in self.fds)
 
 
-def read_facts(
-    pid: int,
-    tids: list[int],
-    machine: Machine,
-    exe: bytes | None,
-    known: Sequence[RawFd],
-) -> Facts:
-    """Read the threads, descriptors and links of a frozen process.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadFacts:
+    """The threads of a frozen process.
 
-    :param exe: where ``/proc/PID/exe`` points, if that is known
-    :param known: descriptors that there had been a moment ago
+    :ivar threads: the main thread first
+    :ivar queued: ``siginfo_t`` of signals that wait for any thread
+    :ivar status: ``/proc/PID/status``
+    """
+
+    threads: list[RawThread]
+    queued: list[bytes]
+    status: bytes
+
+
+def read_thread_facts(pid: int, tids: list[int], machine: Machine) -> ThreadFacts:
+    """Read the threads of a frozen process.
+
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it was killed meanwhile
     """
     status = files.read_record(f"/proc/{pid}/status")
-    return Facts(
+    return ThreadFacts(
         threads=read_threads(tids, machine, idle=_NONE_FOR_IT in status),
         queued=[]
         if _NONE_FOR_ALL in status
         else ptrace.peeksiginfo(tids[0], shared=True),
         status=status,
-        fds=tuple(read_fds(pid, known)),
+    )
+
+
+def read_facts(
+    pid: int,
+    threads: ThreadFacts,
+    exe: bytes | None,
+    known: Sequence[RawFd],
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Facts:
+    """Read the descriptors and links of a frozen process.
+
+    :param threads: what has been read of it already
+    :param exe: where ``/proc/PID/exe`` points, if that is known
+    :param known: descriptors that there had been a moment ago
+    :param meanwhile: called now and then
+    :raises OSError: ``ESRCH`` or ``ENOENT`` if it was killed meanwhile
+    """
+    return Facts(
+        threads=threads.threads,
+        queued=threads.queued,
+        status=threads.status,
+        fds=tuple(read_fds(pid, known, meanwhile)),
         cwd=link_or_empty(f"/proc/{pid}/cwd"),
         exe=link_or_empty(f"/proc/{pid}/exe") if exe is None else exe,
     )
 
 
-def read_fds(pid: int, known: Sequence[RawFd] = ()) -> list[RawFd]:
+def read_fds(
+    pid: int,
+    known: Sequence[RawFd] = (),
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[RawFd]:
     """Read the descriptors as procfs shows them, by number.
 
     Those of a frozen process cannot change, unless another process that shares the
@@ -86,19 +118,23 @@ def read_fds(pid: int, known: Sequence[RawFd] = ()) -> list[RawFd]:
 
     :param known: which there had been a moment ago; if there are as many now, and each
         of them is still there, the folder need not be listed
+    :param meanwhile: called now and then
     :raises OSError: ``ESRCH`` or ``ENOENT`` if the process is gone
     """
     numbers = [raw.fd for raw in known]
     if numbers and files.count_fds(pid) == len(numbers):
-        fds = _read_numbers(pid, numbers)
+        fds = _read_numbers(pid, numbers, meanwhile)
         if len(fds) == len(numbers):
             return fds
-    return _read_numbers(pid, files.list_numbers(f"/proc/{pid}/fd"))
+    return _read_numbers(pid, files.list_numbers(f"/proc/{pid}/fd"), meanwhile)
 
 
-def _read_numbers(pid: int, numbers: Sequence[int]) -> list[RawFd]:
+def _read_numbers(
+    pid: int, numbers: Sequence[int], meanwhile: Callable[[], None]
+) -> list[RawFd]:
     fds: list[RawFd] = []
     for fd in numbers:
+        meanwhile()
         try:
             link = files.read_link(f"/proc/{pid}/fd/{fd}")
             fdinfo = files.read_record(f"/proc/{pid}/fdinfo/{fd}")

@@ -14,6 +14,7 @@ from sandlock_async.kernel import files
 from sandlock_async.kernel.pagemap import Pagemap
 from sandlock_async.plan import Pages, Selection, VmFlags, plan_segments, select
 from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
+from sandlock_async.snapshot.asking import Means, find_means
 from sandlock_async.snapshot.details import RawDetails, read_details
 from sandlock_async.snapshot.mapped_files import Identities, identify
 from sandlock_async.target import Target, read_stat
@@ -37,6 +38,7 @@ class Survey:
     :ivar files: which files are mapped
     :ivar details: what hardly ever changes
     :ivar exclude_dontdump: whether MADV_DONTDUMP memory is left out
+    :ivar means: what a clone of it can be made with
     """
 
     maps: bytes
@@ -47,6 +49,7 @@ class Survey:
     files: Identities
     details: RawDetails
     exclude_dontdump: bool
+    means: Means
 
     @property
     def missing_faults(self) -> bool:
@@ -63,9 +66,7 @@ def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
     """
     for attempt in range(_TRIES):
         try:
-            return _survey(
-                target.pid, target.root_fd, exclude_dontdump=exclude_dontdump
-            )
+            return _survey(target, exclude_dontdump=exclude_dontdump)
         except OSError as error:
             # In the midst of execve(2) a process has no memory (ESRCH), and then one
             # that is not ours to look at yet (EACCES): a moment later it is there.
@@ -89,7 +90,8 @@ def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
     )
 
 
-def _survey(pid: int, root_fd: int, *, exclude_dontdump: bool) -> Survey:
+def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
+    pid = target.pid
     maps = files.read_file(f"/proc/{pid}/maps")
     vm_flags = read_vm_flags(pid)
     mappings = parse_maps(maps)
@@ -103,9 +105,10 @@ def _survey(pid: int, root_fd: int, *, exclude_dontdump: bool) -> Survey:
         wanted=wanted,
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
-        files=identify(pid, root_fd, mappings),
+        files=identify(pid, target.root_fd, mappings),
         details=read_details(pid),
         exclude_dontdump=exclude_dontdump,
+        means=find_means(pid, target.machine, mappings, vm_flags.values()),
     )
 
 

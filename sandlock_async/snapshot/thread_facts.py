@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sandlock_async.arch import Machine
 from sandlock_async.errors import UnsupportedArchError
 from sandlock_async.kernel import files, ptrace
-from sandlock_async.model import QueuedSignal, RobustList, Rseq, ThreadState
+from sandlock_async.model import AltStack, QueuedSignal, RobustList, Rseq, ThreadState
 
 _UNKNOWN = (errno.EINVAL, errno.EIO, errno.ENODEV, errno.ENOSYS, errno.EPERM)
 """What a kernel says that does not know a request, or does not tell us."""
@@ -76,9 +76,12 @@ def parse_threads(
     lasting: dict[int, Lasting],
     pid: int,
     machine: Machine,
+    *,
+    alt_stack: AltStack | None,
 ) -> tuple[ThreadState, ...]:
     """Return every thread, its registers as numbers.
 
+    :param alt_stack: of the main thread, if it is known
     :raises UnsupportedArchError: if a thread runs 32-bit code
     """
     size = 8 * machine.register_count
@@ -103,6 +106,7 @@ def parse_threads(
                 queued=parse_queue(thread.queued),
                 rseq=_parse_rseq(thread.rseq),
                 robust_list=lasting[thread.tid].robust_list,
+                alt_stack=None if threads else alt_stack,
             )
         )
     return tuple(threads)

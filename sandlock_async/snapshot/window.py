@@ -10,10 +10,18 @@ from typing import Protocol
 from sandlock_async.errors import CaptureError, ProcessGoneError
 from sandlock_async.failure import translate
 from sandlock_async.kernel import files
-from sandlock_async.plan import select
-from sandlock_async.procfs.maps import parse_maps
-from sandlock_async.snapshot.details import read_details
-from sandlock_async.snapshot.facts import link_or_empty, read_facts, read_fds
+from sandlock_async.plan import Plan, select
+from sandlock_async.procfs.maps import Mapping, parse_maps
+from sandlock_async.snapshot.asking import Asking, rehearse
+from sandlock_async.snapshot.details import RawDetails, read_details
+from sandlock_async.snapshot.facts import (
+    Facts,
+    ThreadFacts,
+    link_or_empty,
+    read_facts,
+    read_fds,
+    read_thread_facts,
+)
 from sandlock_async.snapshot.fd_contents import choose, read_contents
 from sandlock_async.snapshot.shared_memory import SharedMemory
 from sandlock_async.snapshot.subject import Subject
@@ -125,7 +133,8 @@ def _rehearse(subject: Subject) -> None:
         fds = subject.known_fds = read_fds(pid)
         choose([fds])
         files.read_file(f"/proc/{pid}/maps")
-        files.read_record(f"/proc/{pid}/status")
+        status = files.read_record(f"/proc/{pid}/status")
+        rehearse(pid, status, survey.means)
         link_or_empty(f"/proc/{pid}/cwd")
         files.count_threads(pid)
         if not any(raw.is_userfaultfd for raw in fds):
@@ -137,38 +146,71 @@ def _rehearse(subject: Subject) -> None:
 
 
 def _read(subject: Subject) -> View:
-    target, survey = subject.target, subject.survey
+    target, survey, group = subject.target, subject.survey, subject.group
     pid = target.pid
     # Traced now, so the number cannot pass to another process any more.
     target.check_same("freeze")
     maps = files.read_file(f"/proc/{pid}/maps")
-    mappings, wanted, vm_flags = survey.mappings, survey.wanted, survey.vm_flags
-    excluding = survey.exclude_dontdump
     changed = maps != survey.maps
-    details = survey.details
-    exe = None if changed else details.exe  # an execve(2) changes the mappings
-    facts = read_facts(pid, subject.group.tids, target.machine, exe, subject.known_fds)
-    if changed and files.read_file(f"/proc/{pid}/auxv") != details.auxv:
-        details = read_details(pid)  # it has called execve(2)
-    if facts.has_userfaultfd or survey.missing_faults or (changed and excluding):
-        # Only here can have changed what the flags are read for.
-        vm_flags = read_vm_flags(pid)
-    if changed:
-        mappings = parse_maps(maps)
-        wanted = select(mappings, vm_flags, exclude_dontdump=excluding)
-    shared = SharedMemory()
+    mappings = parse_maps(maps) if changed else survey.mappings
+    threads = read_thread_facts(pid, group.tids, target.machine)
+    asking = Asking(
+        threads.threads[0],
+        threads.status,
+        survey.means,
+        mappings,
+        undisturbed=group.is_undisturbed(pid),
+    )
     try:
-        shared.open(pid, wanted.shared, facts.fds)
-        small = survey.expected_bytes <= _QUICKLY_SCANNED_BYTES
-        pages = scan_pages(pid, wanted, vm_flags, hold_gil=small)
-        plan = subject.planner.plan(wanted, vm_flags, pages, shared.data)
-    except BaseException:
-        shared.close()
-        raise
+        facts, details, plan, shared = _read_more(
+            subject, threads, mappings, asking.advance, changed=changed
+        )
+    finally:
+        asked = asking.finish(group.check_aborted)
+        group.hand_over(pid, asking.signal)
     subject.source.copy(plan, shared)
     return View(
         facts=facts,
         contents=[],
         details=details,
         mappings=mappings,
+        asked=asked,
     )
+
+
+def _read_more(
+    subject: Subject,
+    threads: ThreadFacts,
+    mappings: list[Mapping],
+    meanwhile: Callable[[], None],
+    *,
+    changed: bool,
+) -> tuple[Facts, RawDetails, Plan, SharedMemory]:
+    """Read what can be read while a clone is asked, up to the plan for the copy.
+
+    :param meanwhile: called now and then
+    """
+    survey, pid = subject.survey, subject.target.pid
+    wanted, vm_flags, details = survey.wanted, survey.vm_flags, survey.details
+    excluding = survey.exclude_dontdump
+    exe = None if changed else details.exe  # an execve(2) changes the mappings
+    facts = read_facts(pid, threads, exe, subject.known_fds, meanwhile)
+    if changed and files.read_file(f"/proc/{pid}/auxv") != details.auxv:
+        details = read_details(pid)  # it has called execve(2)
+    if facts.has_userfaultfd or survey.missing_faults or (changed and excluding):
+        # Only here can have changed what the flags are read for.
+        vm_flags = read_vm_flags(pid)
+    if changed:
+        wanted = select(mappings, vm_flags, exclude_dontdump=excluding)
+    meanwhile()
+    shared = SharedMemory()
+    try:
+        shared.open(pid, wanted.shared, facts.fds)
+        small = survey.expected_bytes <= _QUICKLY_SCANNED_BYTES
+        pages = scan_pages(pid, wanted, vm_flags, hold_gil=small)
+        meanwhile()
+        plan = subject.planner.plan(wanted, vm_flags, pages, shared.data)
+    except BaseException:
+        shared.close()
+        raise
+    return facts, details, plan, shared

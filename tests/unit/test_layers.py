@@ -27,7 +27,7 @@ ROOMS = [
     ("snapshot",),
     ("failure", "descendants"),
     ("target",),
-    ("freeze",),
+    ("freeze", "injection"),
     ("denial", "plan", "clock", "image", "threads"),
     ("procfs", "arch"),
     ("model", "errors"),

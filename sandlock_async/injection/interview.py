@@ -1,0 +1,237 @@
+"""Asking a clone of a frozen thread, step by step.
+
+The thread is made to call clone(2) for one more thread of its process, which makes
+the calls of :mod:`.questions` and exits. The clone shares all with the process, so
+nothing is copied, and as a thread it leaves no zombie. What keeps the program safe:
+
+- The program's own thread makes that one call only. Its registers are put back at a
+  stop behind which the kernel looks for signals, so it restarts an interrupted call,
+  or ends it with ``EINTR`` for a signal that has come meanwhile, exactly as if nothing
+  had been.
+- With ``CLONE_VFORK`` it waits in the kernel until the clone is gone: the stack below
+  its own, where the clone works, is nobody else's until then.
+- Meanwhile it blocks all signals, and so does the clone: no handler runs in it.
+- If we are killed in the middle, the kernel lets both run. The clone makes its calls
+  and exits; the thread then returns through a frame that restores all of it. (Only
+  then a nanosleep(2) or a poll(2) may end early, with ``EINTR``.)
+- The bytes below the stack that were written over are put back.
+"""
+
+import errno
+import os
+import time
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from typing import NamedTuple
+
+from sandlock_async.arch.x86_64 import Call, Register
+from sandlock_async.injection.gadgets import Gadgets
+from sandlock_async.injection.questions import (
+    Answers,
+    Script,
+    questions_for,
+    write_script,
+)
+from sandlock_async.injection.sigframe import ALL_SIGNALS
+from sandlock_async.kernel import files, libc, process_vm, ptrace, wait
+from sandlock_async.procfs.stat import parse_stat
+
+# CLONE_VM | FS | FILES | SIGHAND | VFORK | THREAD | SYSVSEM, linux/sched.h. VFORK also
+# lets the clone keep the alternate stack.
+_CLONE_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x4000 | 0x10000 | 0x40000
+
+_NO_CALL = (1 << 64) - 1
+"""``orig_rax`` of a thread that is not in a system call: nothing to restart."""
+
+_DOZE_US = 10
+_SPIN_S = 0.00005
+_PATIENCE_S = 0.1
+"""A clone takes 0.1 ms; a seccomp supervisor that is asked first may take longer."""
+
+_ALIVE_S = 0.002
+"""How often it is seen whether somebody has killed what is waited for."""
+
+_EVENT_STOP = 128  # PTRACE_EVENT_STOP, linux/ptrace.h
+
+
+class Refused(Exception):
+    """The clone could not be made; the thread is as it was.
+
+    :ivar signal: what it was about to get when it was stopped for that, to be handed
+        over at the detach; 0 if nothing
+    """
+
+    def __init__(self, reason: str, signal: int = 0) -> None:
+        super().__init__(reason)
+        self.signal = signal
+
+
+class Thread(NamedTuple):
+    """A frozen thread that may make a clone of itself.
+
+    :ivar registers: the words of ``NT_PRSTATUS``, as bytes
+    """
+
+    tid: int
+    registers: bytes
+    mask: int
+    xstate: bytes
+
+
+class Interview:
+    """A clone's life. Call every method on the tracer's thread.
+
+    It begins with the constructor, :meth:`advance` moves it on as far as that goes
+    without waiting, and :meth:`finish` must be called in the end.
+
+    :param signals: whose actions are asked for: bit *n* - 1 for signal *n*
+    """
+
+    def __init__(self, thread: Thread, signals: int, gadgets: Gadgets) -> None:
+        self._tid = thread.tid
+        self._steps = _steps(thread, signals, gadgets)
+        self._answers: Answers | None = None
+        self._refusal: Refused | None = None
+        self._over = False
+        self.advance()
+
+    def advance(self) -> None:
+        """Take the steps that can be taken now.
+
+        :raises OSError: ``ESRCH`` if the process was killed
+        """
+        if self._over:
+            return
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._over, self._answers = True, end.value
+        except Refused as error:
+            self._over, self._refusal = True, error
+        except BaseException:
+            self._over = True
+            raise
+
+    def finish(self, check_aborted: Callable[[], None]) -> Answers:
+        """Wait for the end.
+
+        :param check_aborted: raises if nobody wants to wait any longer
+        :raises Refused: saying why there are no answers
+        :raises OSError: ``ESRCH`` if the process was killed
+        """
+        began = looked = time.monotonic()
+        interrupted = False
+        while not self._over:
+            self.advance()
+            now = time.monotonic()
+            if now - began < _SPIN_S:
+                continue
+            libc.doze(_DOZE_US)
+            if now - looked > _ALIVE_S:
+                looked = now
+                self._check_alive()
+            if now - began > _PATIENCE_S and not interrupted:
+                # It ends a call that waits for a supervisor, and is harmless else.
+                interrupted = True
+                ptrace.interrupt(self._tid)
+            if now - began > 2 * _PATIENCE_S:
+                check_aborted()
+                time.sleep(0.001)
+        if self._answers is None:
+            raise self._refusal or Refused("it was given up")
+        return self._answers
+
+    def _check_alive(self) -> None:
+        # Neither a running tracee nor a dead one says anything to ptrace(2).
+        stat = parse_stat(files.read_record(f"/proc/{self._tid}/stat"))
+        if stat.is_dead:
+            raise ProcessLookupError(
+                errno.ESRCH, f"process {self._tid} was killed while it was asked"
+            )
+
+
+def rehearse(thread: Thread, signals: int, gadgets: Gadgets) -> None:
+    """Go through the steps up to where a tracee is needed, to have them in the caches.
+
+    :param thread: this very one, which nobody traces, with a stack pointer above some
+        memory of ours
+    """
+    try:
+        next(_steps(thread, signals, gadgets))
+    except ProcessLookupError:  # what the kernel says of a thread that is not traced
+        pass
+
+
+def _steps(
+    thread: Thread, signals: int, gadgets: Gadgets
+) -> Generator[None, None, Answers]:
+    """Do it all; yields while the thread is waited for."""
+    assert gadgets.syscall is not None
+    tid = thread.tid
+    registers = memoryview(thread.registers).cast("Q")
+    questions = questions_for(signals, gadgets)
+    script = write_script(questions, registers, thread.mask, thread.xstate)
+    try:
+        before = process_vm.read(tid, script.at, len(script.content))
+        process_vm.write(tid, script.at, script.content)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        raise Refused("its stack has no room for one") from None
+    # In this order: whenever we die, the thread finds its way back.
+    ptrace.setoptions(tid, ptrace.Option.TRACESYSGOOD)
+    ptrace.setregset(
+        tid,
+        ptrace.Regset.PRSTATUS,
+        _calling(registers, script, gadgets.syscall.address),
+    )
+    ptrace.setsigmask(tid, ALL_SIGNALS)
+    refusal: Refused | None = None
+    for _ in ("entry", "exit"):
+        ptrace.resume(tid, to_system_call=True)
+        while (stop := ptrace.stop_siginfo(tid)) is None:
+            yield
+        wait.take_stop_report(tid)
+        signal, code = stop
+        if code != ptrace.StopCode.SYSCALL:  # SIGSTOP alone can come through
+            event = code >> 8 == _EVENT_STOP
+            refusal = Refused("it was stopped just then", 0 if event else signal)
+            break
+    else:
+        clone = _result(tid)
+        if clone < 0:
+            refusal = Refused(f"clone(2) says {_strerror(-clone)}")
+        # The thread is about to leave its call. This makes the kernel look for signals
+        # and restarts first, by the registers that it finds by then.
+        ptrace.interrupt(tid)
+    ptrace.setsigmask(tid, thread.mask)
+    ptrace.setregset(tid, ptrace.Regset.PRSTATUS, thread.registers)
+    content = process_vm.read(tid, script.answers_at, questions.answer_bytes)
+    process_vm.write(tid, script.at, before)
+    if refusal is not None:
+        raise refusal
+    return questions.parse(content)
+
+
+def _calling(registers: Sequence[int], script: Script, syscall: int) -> bytes:
+    """Return the registers of a thread about to call clone(2)."""
+    state = array("Q", registers)
+    state[Register.RAX] = Call.CLONE
+    state[Register.ORIG_RAX] = _NO_CALL
+    state[Register.RDI] = _CLONE_FLAGS
+    state[Register.RSI] = script.chain_at
+    state[Register.RDX] = state[Register.R10] = state[Register.R8] = 0
+    state[Register.RIP] = syscall
+    state[Register.RSP] = script.return_at
+    return state.tobytes()
+
+
+def _result(tid: int) -> int:
+    registers = ptrace.getregset(tid, ptrace.Regset.PRSTATUS)
+    return memoryview(registers).cast("q")[Register.RAX]
+
+
+def _strerror(number: int) -> str:
+    if number in errno.errorcode:
+        return f"{errno.errorcode[number]} ({os.strerror(number)})"
+    return "that it was interrupted"  # ERESTARTNOINTR and its like

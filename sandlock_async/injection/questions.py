@@ -1,0 +1,243 @@
+"""What a clone is asked: a chain of system calls, laid out in memory. Pure, x86-64.
+
+No code is written for it. Each call is a frame (:mod:`.sigframe`); the clone
+"returns" into it, makes the call, and returns into the next::
+
+    at              floating-point state of the cloning thread
+    return_at       frame: the cloning thread as it was
+    chain_at        frame: rt_sigaction(SIGINT, NULL, answer)
+                    …
+                    frame: exit(0)
+    answers_at      what the kernel has answered
+    stack pointer - 128
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sandlock_async.arch.x86_64 import RED_ZONE_BYTES, Call, Register
+from sandlock_async.injection.gadgets import Gadgets, stores_to
+from sandlock_async.injection.sigframe import (
+    ALL_SIGNALS,
+    FRAME_BYTES,
+    XSTATE_ALIGNMENT,
+    restarted,
+    sigframe,
+    xstate_area,
+)
+from sandlock_async.model import AltStack, IntervalTimer, SignalAction
+
+_EFLAGS = 0x202  # interrupts on, and a bit that is always set
+_SIGSET_BYTES = 8
+_TIMERS = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+
+# struct sigaction of the kernel, stack_t, struct itimerval; what brk(2) returns
+_ACTION = struct.Struct("<4Q")
+_STACK = struct.Struct("<Qi4xQ")
+_TIMER = struct.Struct("<4q")
+_BREAK = struct.Struct("<Q")
+
+_RETURN_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a clone has said of its process, and of the thread it is a clone of.
+
+    :ivar brk: the end of the heap; None if that could not be stored
+    """
+
+    handlers: tuple[SignalAction, ...]
+    timers: tuple[IntervalTimer, ...]
+    brk: int | None
+    alt_stack: AltStack
+
+
+class Questions:
+    """The calls, and where they and their answers lie.
+
+    :param signals: whose actions are asked for: bit *n* - 1 for signal *n*
+    """
+
+    def __init__(self, signals: int, gadgets: Gadgets) -> None:
+        assert gadgets.syscall is not None
+        assert gadgets.sigreturn is not None
+        self._gadgets = gadgets
+        self._syscall = gadgets.syscall.address
+        self.sigreturn: int = gadgets.sigreturn.address
+        self._store = gadgets.store if gadgets.can_store else None
+        self._signals = [n for n in range(1, 65) if signals >> (n - 1) & 1]
+        self._stack_at = _ACTION.size * len(self._signals)
+        self._timers_at = self._stack_at + _STACK.size
+        self._brk_at = self._timers_at + _TIMER.size * len(_TIMERS)
+        self.answer_bytes: int = self._brk_at + _BREAK.size
+        calls = len(self._signals) + 1 + len(_TIMERS) + 1  # the last is exit
+        self.chain_bytes: int = FRAME_BYTES * calls
+        if self._store is not None:
+            self.chain_bytes += FRAME_BYTES + _RETURN_BYTES
+
+    def place_below(self, stack_pointer: int) -> int:
+        """Return an address for :meth:`chain`, with room for the answers behind it."""
+        top = stack_pointer - RED_ZONE_BYTES
+        return (top - self.chain_bytes - self.answer_bytes) & -XSTATE_ALIGNMENT
+
+    def chain(self, at: int, segments: tuple[int, int]) -> bytes:
+        """Return the frames, for address *at*.
+
+        :param segments: ``cs`` and ``ss`` of the cloning thread
+        """
+        chain = _Chain(at, segments, self._syscall, self.sigreturn)
+        answers_at = at + self.chain_bytes
+        if self._store is not None:
+            base, displacement = stores_to(self._store.code)
+            place = answers_at + self._brk_at - displacement
+            chain.call(Call.BRK, {base: place}, self._store.address)
+        for number, signal in enumerate(self._signals):
+            chain.call(
+                Call.RT_SIGACTION,
+                {
+                    Register.RDI: signal,
+                    Register.RDX: answers_at + _ACTION.size * number,
+                    Register.R10: _SIGSET_BYTES,
+                },
+            )
+        chain.call(Call.SIGALTSTACK, {Register.RSI: answers_at + self._stack_at})
+        for which in _TIMERS:
+            place = answers_at + self._timers_at + _TIMER.size * which
+            chain.call(Call.GETITIMER, {Register.RDI: which, Register.RSI: place})
+        chain.call(Call.EXIT, {})
+        return b"".join(chain.frames)
+
+    def parse(self, content: bytes) -> Answers:
+        """Return the answers."""
+        handlers: list[SignalAction] = []
+        for signal, action in zip(
+            self._signals, _ACTION.iter_unpack(content[: self._stack_at]), strict=True
+        ):
+            handler, flags, restorer, mask = action
+            handlers.append(
+                SignalAction(
+                    signal=signal,
+                    handler=handler,
+                    flags=flags,
+                    restorer=restorer,
+                    mask=mask,
+                )
+            )
+        address, stack_flags, size = _STACK.unpack_from(content, self._stack_at)
+        timers: list[IntervalTimer] = []
+        for which in _TIMERS:
+            interval_s, interval_us, value_s, value_us = _TIMER.unpack_from(
+                content, self._timers_at + _TIMER.size * which
+            )
+            timers.append(
+                IntervalTimer(
+                    which=which,
+                    value=value_s * 1_000_000 + value_us,
+                    interval=interval_s * 1_000_000 + interval_us,
+                )
+            )
+        (brk,) = _BREAK.unpack_from(content, self._brk_at)
+        return Answers(
+            handlers=tuple(handlers),
+            timers=tuple(timers),
+            brk=brk if self._store is not None else None,
+            alt_stack=AltStack(address=address, flags=stack_flags, size=size),
+        )
+
+
+@lru_cache(maxsize=64)
+def questions_for(signals: int, gadgets: Gadgets) -> Questions:
+    """Return questions as :class:`Questions`, made once."""
+    return Questions(signals, gadgets)
+
+
+class _Chain:
+    """Frames, one behind the other."""
+
+    def __init__(
+        self, at: int, segments: tuple[int, int], syscall: int, sigreturn: int
+    ) -> None:
+        self.frames: list[bytes] = []
+        self._at = at
+        self._sigreturn = sigreturn
+        self._blank = [0] * len(Register)
+        self._blank[Register.CS], self._blank[Register.SS] = segments
+        self._blank[Register.EFLAGS] = _EFLAGS
+        self._blank[Register.RIP] = syscall
+
+    def call(
+        self, number: int, arguments: dict[Register, int], then: int | None = None
+    ) -> None:
+        """Add a call.
+
+        :param then: address of code to go to behind it, before the next
+        """
+        state = self._blank.copy()
+        state[Register.RAX] = number
+        for register, value in arguments.items():
+            state[register] = value
+        self._at += FRAME_BYTES
+        state[Register.RSP] = self._at
+        self.frames.append(sigframe(state, ALL_SIGNALS, 0, self._sigreturn))
+        if then is not None:
+            self.frames.append(then.to_bytes(_RETURN_BYTES, "little"))
+            self._at += _RETURN_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """Bytes for the stack of a cloning thread, and the addresses of their parts.
+
+    :ivar at: where the bytes begin
+    :ivar return_at: the cloning thread's stack pointer during its call
+    :ivar chain_at: the clone's
+    """
+
+    at: int
+    chain_at: int
+    answers_at: int
+    return_at: int
+    content: bytes
+
+
+def write_script(
+    questions: Questions,
+    registers: Sequence[int],
+    mask: int,
+    xstate: bytes,
+) -> Script:
+    """Lay everything out below the stack of a thread.
+
+    :param registers: its words of ``NT_PRSTATUS``
+    :param mask: the signals it blocks
+    """
+    area = xstate_area(xstate)
+    chain_at = questions.place_below(registers[Register.RSP])
+    answers_at = chain_at + questions.chain_bytes
+    return_at = chain_at - FRAME_BYTES
+    at = (return_at - len(area)) & -XSTATE_ALIGNMENT
+    segments = (registers[Register.CS], registers[Register.SS])
+    content = b"".join(
+        (
+            area.ljust(return_at - at, b"\0"),
+            sigframe(restarted(registers), mask, at, questions.sigreturn),
+            chain_for(questions, chain_at, segments),
+            bytes(questions.answer_bytes),
+        )
+    )
+    return Script(
+        at=at,
+        chain_at=chain_at,
+        answers_at=answers_at,
+        return_at=return_at,
+        content=content,
+    )
+
+
+@lru_cache(maxsize=64)
+def chain_for(questions: Questions, at: int, segments: tuple[int, int]) -> bytes:
+    """Return :meth:`Questions.chain`; for the same place it is the same."""
+    return questions.chain(at, segments)

@@ -1,0 +1,202 @@
+"""Facts that only the process itself can ask for: when a clone of it may be asked.
+
+Where none may, or none can be made, the image goes without, and says so.
+"""
+
+import errno
+import re
+import threading
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sandlock_async.arch import x86_64
+from sandlock_async.arch.machine import Machine
+from sandlock_async.injection.gadgets import Gadgets
+from sandlock_async.injection.interview import Interview, Refused, Thread
+from sandlock_async.injection.interview import rehearse as rehearse_interview
+from sandlock_async.injection.permission import filters_let_clone, is_unfiltered
+from sandlock_async.injection.questions import (
+    Answers,
+    chain_for,
+    questions_for,
+)
+from sandlock_async.injection.search import are_there, search_gadgets
+from sandlock_async.kernel import files, process_vm
+from sandlock_async.kernel.scratch import SCRATCH, SCRATCH_BYTES
+from sandlock_async.procfs.maps import Mapping
+from sandlock_async.procfs.syscall import parse_stack_pointer
+from sandlock_async.snapshot.thread_facts import RawThread
+
+_SIGNALS = re.compile(rb"\nSigIgn:\t([0-9a-f]+)\nSigCgt:\t([0-9a-f]+)\n")
+_SHADOW_STACK = b"shstk"  # in the line x86_Thread_features
+_CRITICAL_SECTION_AT = 8  # rseq_cs of struct rseq, linux/rseq.h
+_XSTATE_BYTES = 832  # of a machine with AVX; any will do
+_USERFAULTFD_FLAGS = frozenset(("um", "uw", "ui"))
+
+
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """Nobody was asked.
+
+    :ivar reason: why, as the end of a sentence
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a clone can be made with, found before the freeze.
+
+    :ivar gadgets: code to borrow
+    :ivar obstacle: why not to; empty if nothing is in the way
+    """
+
+    gadgets: Gadgets
+    obstacle: str = ""
+
+
+def find_means(
+    pid: int,
+    machine: Machine,
+    mappings: Iterable[Mapping],
+    vm_flags: "Iterable[frozenset[str]]",
+) -> Means:
+    """Look at a running process.
+
+    :raises OSError: ``ESRCH`` or ``ENOENT`` if it is gone
+    """
+    if machine.name != x86_64.MACHINE.name:
+        return Means(
+            gadgets=Gadgets(), obstacle=f"clones are not made on {machine.name}"
+        )
+    if any(flags & _USERFAULTFD_FLAGS for flags in vm_flags):
+        # To write below its stack could wait for the very program that stands still.
+        return Means(gadgets=Gadgets(), obstacle="a userfaultfd handles its faults")
+    if not filters_let_clone(pid, files.read_record(f"/proc/{pid}/status")):
+        return Means(
+            gadgets=Gadgets(),
+            obstacle="a seccomp filter that is not sandlock's might kill it for a clone",
+        )
+    gadgets = search_gadgets(pid, mappings)
+    if not gadgets.usable:
+        return Means(
+            gadgets=gadgets,
+            obstacle="its code has no system call and signal return to borrow",
+        )
+    return Means(gadgets=gadgets)
+
+
+class Asking:
+    """A clone is asked while other things of the frozen process are read.
+
+    :param undisturbed: whether the main thread was stopped by us, and by nothing else
+    :ivar signal: what it is to be handed at the detach, if that has changed
+    """
+
+    def __init__(
+        self,
+        main: RawThread,
+        status: bytes,
+        means: Means,
+        mappings: Iterable[Mapping],
+        *,
+        undisturbed: bool,
+    ) -> None:
+        self.signal: int = 0
+        self._interview: Interview | None = None
+        self._obstacle: str = means.obstacle or (
+            _obstacle(main, status, means, mappings)
+            if undisturbed
+            else "a signal was about to stop it or to be handled"
+        )
+        if not self._obstacle:
+            thread = Thread(main.tid, main.registers, main.signal_mask, main.xstate)
+            self._interview = Interview(thread, _signals(status), means.gadgets)
+
+    def advance(self) -> None:
+        """Go on, if the clone is ready to."""
+        if self._interview is not None:
+            self._interview.advance()
+
+    def finish(self, check_aborted: Callable[[], None]) -> Answers | Unasked:
+        """Wait for the clone's end; the main thread is then as it was.
+
+        :param check_aborted: raises if nobody wants to wait any longer
+        :raises OSError: ``ESRCH`` if the process was killed
+        """
+        if self._interview is None:
+            return Unasked(self._obstacle)
+        try:
+            return self._interview.finish(check_aborted)
+        except Refused as error:
+            self.signal = error.signal
+            return Unasked(str(error))
+
+
+def rehearse(pid: int, status: bytes, means: Means) -> None:
+    """Make ready what a blocked process would be asked, for the place it would be.
+
+    :raises OSError: ``ESRCH`` or ``ENOENT`` if it is gone
+    """
+    if means.obstacle:
+        return
+    are_there(pid, means.gadgets)
+    signals = _signals(status)
+    registers = array("Q", bytes(8 * len(x86_64.Register)))
+    registers[x86_64.Register.CS] = x86_64.USER_CS
+    registers[x86_64.Register.SS] = x86_64.USER_SS
+    registers[x86_64.Register.RSP] = SCRATCH.address + SCRATCH_BYTES
+    this = threading.get_native_id()
+    main = Thread(this, registers.tobytes(), 0, bytes(_XSTATE_BYTES))
+    rehearse_interview(main, signals, means.gadgets)
+    stack_pointer = parse_stack_pointer(files.read_record(f"/proc/{pid}/syscall"))
+    if stack_pointer is not None:
+        questions = questions_for(signals, means.gadgets)
+        place = questions.place_below(stack_pointer)
+        chain_for(questions, place, (x86_64.USER_CS, x86_64.USER_SS))
+
+
+def _obstacle(
+    main: RawThread, status: bytes, means: Means, mappings: Iterable[Mapping]
+) -> str:
+    """Return why no clone may be made, nothing if one may."""
+    registers = memoryview(main.registers).cast("Q")
+    if len(registers) != len(x86_64.Register):
+        return "it runs 32-bit code"
+    if registers[x86_64.Register.CS] != x86_64.USER_CS:
+        return "it runs 32-bit code"
+    if not is_unfiltered(status) and b"\nSeccomp_filters:\t1\n" not in status:
+        return "it has installed a seccomp filter"
+    if _SHADOW_STACK in status:
+        return "it has a shadow stack"
+    if main.rseq is None:
+        return "the kernel does not tell whether it is in a restartable sequence"
+    if not main.xstate:
+        return "its floating-point state is not known"
+    stack = next((this.map for this in mappings if this.map.path == "[stack]"), None)
+    if stack is None or not stack.start <= registers[x86_64.Register.RSP] < stack.end:
+        return "its main thread does not run on its ordinary stack"
+    if main.rseq[0] and _in_critical_section(main.tid, main.rseq[0]):
+        return "it is in a restartable sequence"
+    if not are_there(main.tid, means.gadgets):
+        return "its code has changed just now"
+    return ""
+
+
+def _in_critical_section(pid: int, rseq: int) -> bool:
+    try:
+        return any(process_vm.read(pid, rseq + _CRITICAL_SECTION_AT, 8))
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        return True
+
+
+def _signals(status: bytes) -> int:
+    """Return which signals are ignored or have a handler."""
+    found = _SIGNALS.search(status)
+    if found is None:
+        return 0
+    return int(found[1], 16) | int(found[2], 16)
