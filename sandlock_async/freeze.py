@@ -9,8 +9,10 @@ Rules:
 - That a thread stands still is learnt by asking (``PTRACE_GETSIGINFO`` answers
   ``ESRCH`` while it runs), never by its wait status, which anybody in this process
   may take. Ours is taken at once, so that nobody mistakes it for an exit.
-- A signal caught in flight is handed over at the detach. A group-stop needs
-  nothing: the kernel puts the thread back into it.
+- A thread that is caught on the way to a signal handler is let go on up to the
+  handler's first instruction: the signal is in the picture then, as a frame on its
+  stack. A signal that would end or stop the program is handed over at the detach. A
+  group-stop needs nothing: the kernel puts the thread back into it.
 """
 
 import signal
@@ -35,6 +37,12 @@ _EVENT_STOP = 128  # PTRACE_EVENT_STOP, linux/ptrace.h
 _SEIZE_FIRST_PASSES = 16
 """Listings before the first interrupt; a program may start threads for ever."""
 
+_DELIVERIES = 8
+"""Signals that a thread gets under a freeze; at the next one it is stopped on the way."""
+
+_IGNORED = (signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH)
+"""Those that do nothing by default, signal(7)."""
+
 _REAP_S = 0.002
 _SPIN_S = 0.00005
 _DOZE_S = 0.003
@@ -53,6 +61,7 @@ class _Tracee:
     stopped: bool = False
     undisturbed: bool = False  # stopped by us, and by nothing else
     signal: int = 0  # to hand over at the detach
+    delivered: int = 0  # signals under the freeze
 
 
 class ThreadGroup:
@@ -277,9 +286,35 @@ class ThreadGroup:
         # Our interrupt and a group-stop are events; all else is a signal that the
         # thread was about to get (ptrace(2), "Stopped states").
         tracee.signal = 0 if code >> 8 == _EVENT_STOP else signo
+        if tracee.signal and self._deliver(tracee):
+            return False
         tracee.undisturbed = code >> 8 == _EVENT_STOP and signo == signal.SIGTRAP
         tracee.stopped = True
         return True
+
+    def _deliver(self, tracee: _Tracee) -> bool:
+        """Let a thread have the signal it was about to get, if it lives on with it."""
+        if tracee.delivered >= _DELIVERIES or not self._is_harmless(tracee.signal):
+            return False
+        tracee.delivered += 1
+        try:
+            # It makes its frame, and is stopped again before it executes anything.
+            ptrace.interrupt(tracee.tid)
+            ptrace.resume(tracee.tid, tracee.signal)
+        except ProcessLookupError:
+            pass  # killed
+        return True
+
+    def _is_harmless(self, signo: int) -> bool:
+        """Whether a signal is handled or ignored."""
+        try:
+            status = parse_status(files.read_record(f"/proc/{self.pid}/status"))
+        except OSError as error:
+            if files.is_gone(error):
+                return False
+            raise
+        sets = (int(status.get(name, "0"), 16) for name in ("SigCgt", "SigIgn"))
+        return signo in _IGNORED or any(mask >> (signo - 1) & 1 for mask in sets)
 
     def _ended(self, tracee: _Tracee) -> bool:
         """Whether the tracee, not the leader, is dead or has become the leader."""

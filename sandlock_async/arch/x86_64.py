@@ -46,7 +46,6 @@ class Call(IntEnum):
     CLONE = 56
     EXIT = 60
     SIGALTSTACK = 131
-    RESTART_SYSCALL = 219
 
 
 USER_CS = 0x33

@@ -13,7 +13,7 @@ nothing is copied, and as a thread it leaves no zombie. What keeps the program s
 - Meanwhile it blocks all signals, and so does the clone: no handler runs in it.
 - If we are killed in the middle, the kernel lets both run. The clone makes its calls
   and exits; the thread then returns through a frame that restores all of it. (Only
-  then a nanosleep(2) or a poll(2) may end early, with ``EINTR``.)
+  then a sleep, a poll(2) or a pause(2) may end early, with ``EINTR``.)
 - The bytes below the stack that were written over are put back.
 """
 

@@ -23,7 +23,7 @@ from sandlock_async.injection.sigframe import (
     ALL_SIGNALS,
     FRAME_BYTES,
     XSTATE_ALIGNMENT,
-    restarted,
+    resumed,
     sigframe,
     xstate_area,
 )
@@ -223,7 +223,7 @@ def write_script(
     content = b"".join(
         (
             area.ljust(return_at - at, b"\0"),
-            sigframe(restarted(registers), mask, at, questions.sigreturn),
+            sigframe(resumed(registers), mask, at, questions.sigreturn),
             chain_for(questions, chain_at, segments),
             bytes(questions.answer_bytes),
         )

@@ -8,7 +8,7 @@ return address and a ``ucontext`` (``asm/sigframe.h``, ``asm/sigcontext.h``).
 import struct
 from collections.abc import Sequence
 
-from sandlock_async.arch.x86_64 import Call, Register
+from sandlock_async.arch.x86_64 import Register
 
 FRAME_BYTES = 312
 """A return address, and a ``struct ucontext`` of 304 bytes."""
@@ -50,9 +50,13 @@ _MAGIC1 = 0x46505853
 _MAGIC2 = struct.pack("<I", 0x46505845)
 XSTATE_ALIGNMENT = 64
 
-# Errors that never reach a program, linux/errno.h: the call is made again.
-_RESTART = (-512, -513, -514)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND
-_RESTART_BLOCK = -516
+# Errors that never reach a program, linux/errno.h. ERESTARTSYS and ERESTARTNOINTR: the
+# call is made again. ERESTARTNOHAND and ERESTART_RESTARTBLOCK: it waits for a signal or
+# a while. A signal may have been handled on the way here, and then it would wait for
+# another one for ever; and the while is forgotten by rt_sigreturn(2).
+_RESTART = (-512, -513)
+_WAITED = (-514, -516)
+_EINTR = -4
 _SYSCALL_BYTES = 2
 
 
@@ -103,10 +107,11 @@ def xstate_area(xstate: bytes) -> bytes:
     )
 
 
-def restarted(registers: Sequence[int]) -> list[int]:
-    """Return the registers of a thread that makes an interrupted call again.
+def resumed(registers: Sequence[int]) -> list[int]:
+    """Return the registers with which a thread goes on after an interrupted call.
 
-    The kernel does so by itself where it finds them; in a frame it does not.
+    Where the kernel finds them it makes the call again or ends it, as is right; in a
+    frame it does not.
     """
     found = list(registers)
     result = found[Register.RAX] - (found[Register.RAX] >> 63 << 64)
@@ -114,7 +119,6 @@ def restarted(registers: Sequence[int]) -> list[int]:
     if interrupted and result in _RESTART:
         found[Register.RAX] = found[Register.ORIG_RAX]
         found[Register.RIP] -= _SYSCALL_BYTES
-    elif interrupted and result == _RESTART_BLOCK:
-        found[Register.RAX] = Call.RESTART_SYSCALL
-        found[Register.RIP] -= _SYSCALL_BYTES
+    elif interrupted and result in _WAITED:
+        found[Register.RAX] = _EINTR + (1 << 64)
     return found

@@ -152,7 +152,7 @@ def rehearse(pid: int, status: bytes, means: Means) -> None:
     main = Thread(this, registers.tobytes(), 0, bytes(_XSTATE_BYTES))
     rehearse_interview(main, signals, means.gadgets)
     stack_pointer = parse_stack_pointer(files.read_record(f"/proc/{pid}/syscall"))
-    if stack_pointer is not None:
+    if stack_pointer:
         questions = questions_for(signals, means.gadgets)
         place = questions.place_below(stack_pointer)
         chain_for(questions, place, (x86_64.USER_CS, x86_64.USER_SS))

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 # XSAVE standard form: xmm0 at 160, the upper half of ymm0 at 576.
 _XMM0, _YMM0_HIGH = 160, 576
+ACTION = SECOND + 32
+STACK, BREAK = ACTION + 4, ACTION + 6
 _FS_BASE = 21  # word of NT_PRSTATUS on x86-64
 
 
@@ -94,6 +96,40 @@ async def test_every_thread_is_there_with_all_that_is_its_own(
 
 def mask_of(signals: set[int]) -> int:
     return sum(1 << signum - 1 for signum in signals)
+
+
+async def test_what_only_the_process_can_ask_for(
+    states: Tracee, tmp_path: Path
+) -> None:
+    report = await sa.capture_to(states.pid, tmp_path / "it")
+
+    assert report.warnings == ()
+    image = orjson.loads(run("inspect", tmp_path / "it", "--json").stdout)
+    details = image["details"]
+    actions = {this["signal"]: this for this in details["signals"]["handlers"]}
+    usr1 = actions[signal.SIGUSR1]
+    fields = ("handler", "flags", "restorer", "mask")
+    assert [usr1[field] for field in fields] == [
+        states.status[ACTION + at] for at in range(4)
+    ]
+    assert usr1["mask"] == mask_of({signal.SIGTERM})
+    assert actions[signal.SIGPIPE]["handler"] == signal.SIG_IGN
+    sets = details["signals"]
+    assert mask_of(set(actions)) == sets["ignored"] | sets["caught"]
+    assert details["layout"]["brk"] == states.status[BREAK]
+    real, virtual, profiling = details["timers"]
+    assert 0 < real["value"] <= 4000_000_000
+    assert real["interval"] == 0
+    assert (virtual["value"], virtual["interval"]) == (0, 0)
+    assert 0 < profiling["value"] <= 3001_000_000
+    assert profiling["interval"] == 7_000_005
+    main, *others = image["threads"]
+    stack = main["alt_stack"]
+    assert (stack["address"], stack["size"]) == (
+        states.status[STACK],
+        states.status[STACK + 1],
+    )
+    assert all(thread["alt_stack"] is None for thread in others)
 
 
 async def test_the_process_is_what_it_says_it_is(states: Tracee) -> None:

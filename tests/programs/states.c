@@ -1,9 +1,13 @@
 /* Sixteen threads, each with a value of its own in ymm0 and in thread-local memory,
    each with another signal blocked; one signal is ignored, one handled, one waits for
    the process and one for a thread. FIRST is where the thread-local value lies in the
-   first thread, from SECOND on pairs of tid and fs base. */
+   first thread, from SECOND on pairs of tid and fs base. Two timers are armed. */
 #include "status.h"
 #include <asm/prctl.h>
+#include <sys/time.h>
+
+/* What the kernel has of SIGUSR1's action, the alternate stack, and the heap's end. */
+enum { ACTION = SECOND + 32, STACK = ACTION + 4, BREAK = STACK + 2 };
 
 static __thread volatile uint64_t mine;
 static int ready[2];
@@ -40,8 +44,17 @@ int main(int argc, char **argv) {
     (void)argc;
     open_status(argv[1]);
     if (!__builtin_cpu_supports("avx")) _exit(6);
-    signal(SIGUSR1, handle);
+    struct sigaction action = {.sa_handler = handle, .sa_flags = SA_ONSTACK | SA_RESTART};
+    sigaddset(&action.sa_mask, SIGTERM);
+    sigaction(SIGUSR1, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
+    static char alternate[1 << 16];
+    stack_t stack = {.ss_sp = alternate, .ss_size = sizeof alternate};
+    sigaltstack(&stack, NULL);
+    struct itimerval once = {.it_value = {4000, 0}};
+    setitimer(ITIMER_REAL, &once, NULL);
+    struct itimerval often = {.it_value = {3000, 0}, .it_interval = {7, 5}};
+    setitimer(ITIMER_PROF, &often, NULL);
     if (pipe2(ready, O_CLOEXEC)) return 5;
     for (uint64_t id = 1; id < 16; id++) {
         pthread_t thread;
@@ -55,6 +68,11 @@ int main(int argc, char **argv) {
     sigaddset(&set, SIGUSR2);
     sigprocmask(SIG_BLOCK, &set, NULL);
     kill(getpid(), SIGUSR2);
+    syscall(SYS_rt_sigaction, SIGUSR1, NULL, &status[ACTION], 8);
+    status[STACK] = (uint64_t)alternate;
+    status[STACK + 1] = sizeof alternate;
+    syscall(SYS_brk, syscall(SYS_brk, 0) + 123);
+    status[BREAK] = syscall(SYS_brk, 0);
     status[READY] = 1;
     be(NULL);
 }

@@ -1,0 +1,226 @@
+"""A clone is asked, and the program never knows."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandlock_async as sa
+from tests.conftest import Tracee, missing, until
+from tests.integration.wheels import READABLE
+from tests.programs.status import ERRORS, FIRST
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+CAPTURE_FOR_EVER = """
+import asyncio, sys
+import sandlock_async as sa
+
+async def main():
+    while True:
+        async with await sa.capture(int(sys.argv[1])):
+            pass
+
+asyncio.run(main())
+"""
+
+
+STACK_POINTER = 19  # word of NT_PRSTATUS
+
+
+@pytest.fixture(autouse=True)
+def able() -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("needs x86-64 (clones are made there only)")
+
+
+def handlers(checkpoint: sa.Checkpoint) -> dict[int, Any] | None:
+    details = checkpoint.process_state.details
+    assert details is not None
+    if details.signals.handlers is None:
+        return None
+    return {action.signal: action for action in details.signals.handlers}
+
+
+async def test_no_wait_is_cut_short_and_no_signal_lost(
+    spawn: Callable[..., Tracee],
+) -> None:
+    tracee = spawn("unnoticed")
+
+    for _ in range(150):
+        async with await sa.capture(tracee.pid) as checkpoint:
+            found = handlers(checkpoint)
+            # None while a signal was on its way to the main thread.
+            assert found is None or set(found) == {signal.SIGALRM}
+
+    tracee.check_runs_on()
+    assert tracee.status[FIRST] == 0
+    assert len(tracee.threads()) == 1
+
+
+async def test_the_stack_is_as_it_was(sleeper: "subprocess.Popen[bytes]") -> None:
+    # GIVEN what lies below the stack of a program that sleeps
+    before = stack_of(sleeper.pid)
+
+    async with await sa.capture(sleeper.pid) as checkpoint:
+        assert handlers(checkpoint) is not None
+        start, content = before
+        state = checkpoint.process_state
+        captured = next(this for this in state.memory_data if this.start == start)
+        # Above it the kernel notes how long the sleep still is.
+        below = state.regs[STACK_POINTER] - start
+        assert bytes(captured.data)[:below] == content[:below]
+
+    assert stack_of(sleeper.pid)[1][:below] == content[:below]
+
+
+def stack_of(pid: int) -> tuple[int, bytes]:
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    line = next(line for line in maps if line.endswith("[stack]"))
+    start, end = (int(edge, 16) for edge in line.split()[0].split("-"))
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
+        file.seek(start)
+        return start, file.read(end - start)
+
+
+@pytest.mark.parametrize("rounds", [25, pytest.param(500, marks=pytest.mark.soak)])
+async def test_whenever_we_are_killed_the_program_goes_on(
+    spawn: Callable[..., Tracee], rounds: int
+) -> None:
+    tracee = spawn("unnoticed", "early")
+    environment = {**os.environ, "PYTHONPATH": str(Path(sa.__file__).parents[1])}
+
+    for number in range(rounds):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CAPTURE_FOR_EVER, str(tracee.pid)),
+            env=environment,
+        )
+        await asyncio.to_thread(
+            until, lambda: "0" not in tracee.tracers(), "the first freeze"
+        )
+        await asyncio.sleep(number * 0.00037 % 0.01)  # anywhere in the captures
+        process.kill()
+        await process.wait()
+        tracee.check_runs_on()
+
+    assert tracee.status[ERRORS] == 0
+    assert len(tracee.threads()) == 1
+    with open(f"/proc/{tracee.pid}/task/{tracee.pid}/children") as children:
+        assert children.read() == ""
+
+
+async def test_a_stopped_program_is_not_asked(
+    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    sleeper.send_signal(signal.SIGSTOP)
+    stat = Path(f"/proc/{sleeper.pid}/stat")
+    until(lambda: ") T " in stat.read_text(), "it to stop")
+
+    report = await sa.capture_to(sleeper.pid, tmp_path / "it")
+
+    assert [warning for warning in report.warnings if "handlers" in warning]
+    assert "stop" in report.warnings[0]
+    assert ") T " in stat.read_text()
+    async with await sa.Checkpoint.load(tmp_path / "it") as checkpoint:
+        assert handlers(checkpoint) is None
+
+
+@pytest.fixture
+def python() -> Iterator[Callable[[str], "subprocess.Popen[bytes]"]]:
+    """Run a Python program that prints a line when it is ready."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(program: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            ["/usr/bin/python3", "-c", program], stdout=subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            missing("a python3 in /usr/bin that may do this")
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+FILTERED = """
+import ctypes, struct, time
+# Kills the process for any clone(2): ld [nr]; jeq clone; kill; allow
+rules = struct.pack("HBBIHBBIHBBIHBBI", 0x20,0,0,0, 0x15,0,1,56, 6,0,0,0x80000000,
+    6,0,0,0x7fff0000)
+buffer = ctypes.create_string_buffer(rules)
+program = struct.pack("HxxxxxxP", 4, ctypes.addressof(buffer))
+libc = ctypes.CDLL(None)
+libc.prctl(38, 1, 0, 0, 0)
+assert libc.prctl(22, 2, program, 0, 0) == 0
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+async def test_a_program_with_a_filter_of_its_own_is_not_asked(
+    python: Callable[[str], "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    process = python(FILTERED)
+
+    report = await sa.capture_to(process.pid, tmp_path / "it")
+
+    assert "seccomp" in report.warnings[0]
+    assert process.poll() is None
+
+
+LIMITED = """
+import os, resource, time
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setresgid(54321, 54321, 54321)
+    os.setresuid(54321, 54321, 54321)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+print("ready", flush=True)
+while True:
+    time.sleep(0.001)
+"""
+
+
+async def test_a_clone_that_is_refused(
+    python: Callable[[str], "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    process = python(LIMITED)
+
+    for _ in range(20):
+        report = await sa.capture_to(process.pid, tmp_path / "it", replace=True)
+        assert "EAGAIN" in report.warnings[0]
+
+    assert process.poll() is None
+    assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
+
+
+async def test_in_a_sandbox_with_few_processes() -> None:
+    # sandlock counts processes, not threads: none is missing afterwards.
+    sandlock = pytest.importorskip("sandlock")
+    box = sandlock.Sandbox(fs_readable=READABLE, max_processes=4)
+    try:
+        box.spawn(
+            ["/bin/sh", "-c", "sleep 0.1; while /bin/true; do read x </dev/null; done"]
+        )
+    except Exception as error:  # noqa: BLE001
+        missing(f"a kernel with Landlock: {error}")
+    try:
+        asked = 0
+        for _ in range(40):
+            async with await sa.capture(box.pid) as checkpoint:
+                asked += handlers(checkpoint) is not None
+        assert asked > 20
+        assert Path(f"/proc/{box.pid}/stat").exists()
+    finally:
+        box.kill()
+        box.wait()
