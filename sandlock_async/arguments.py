@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sandlock_async.image.policy import Policy
+from sandlock_async.strategy import Strategy
 
 _BYTES = (bytes, bytearray, memoryview)
 _CONTENT = {"policy": (*_BYTES, Policy), "app_state": _BYTES}
@@ -36,8 +37,9 @@ def check_options(
     """
     if memory_limit < 0:
         raise ValueError(f"memory_limit must not be negative, but is {memory_limit}")
-    if strategy not in ("auto", "direct"):
-        raise ValueError(f"unknown strategy {strategy!r}: 'auto' or 'direct'")
+    if strategy not in tuple(Strategy):
+        known = ", ".join(map(repr, map(str, Strategy)))
+        raise ValueError(f"unknown strategy {strategy!r}: one of {known}")
     wanted = {
         "operation_id=": operation_id is not None,
         "recipients=": bool(recipients),

@@ -32,6 +32,7 @@ from sandlock_async.snapshot.kept import Kept
 from sandlock_async.snapshot.spill import SpillFile
 from sandlock_async.store.buffers import Buffers
 from sandlock_async.store.draft import drafted
+from sandlock_async.strategy import Strategy
 from sandlock_async.target import is_sandbox, resolve_pid
 from sandlock_async.tracing import take_scene
 from sandlock_async.workers import Workers
@@ -150,7 +151,10 @@ async def capture_to(
     :param app_state: bytes to keep with it
     :param format: the layout: ``"v1"`` is sandlock 0.8.2's, ``"v2"`` 0.8.6's, ``"v3"``
         0.9.0's
-    :param strategy: ``"auto"`` or ``"direct"``
+    :param strategy: ``"direct"`` copies the memory while the target stands still,
+        ``"fork"`` has it make a copy of itself, which is read afterwards; where none can
+        be made it is ``"direct"`` after all, and the report says why. ``"auto"`` takes
+        the shorter freeze
     :param tree: capture its descendants too, at the same instant, to
         ``children/PID`` in the directory, each a checkpoint of its own
     :param exclude_dontdump: leave out what the program wants in no core dump
@@ -197,6 +201,7 @@ async def capture_to(
             memory_limit,
             tree=tree,
             exclude_dontdump=exclude_dontdump,
+            strategy=Strategy(strategy),
         ) as sights,
     ):
         expected = sum(sight.survey.expected_bytes for sight in sights)
@@ -256,7 +261,7 @@ async def capture_to(
             try:
                 await workers.drained()
             finally:  # cancelled again: it is to be closed all the same
-                await workers.run(scene.close)
+                left = await workers.run(scene.close)
 
     tell(Committed(path=destination))
     ended = time.monotonic()
@@ -265,7 +270,7 @@ async def capture_to(
         name=image.name,
         pid=pid,
         format=layout.name,
-        strategy="direct",
+        strategy=str(scene.snapshots[0].choice.strategy),
         reason=_reason(scene),
         threads=scene.threads,
         segments=len(image.files.segments),
@@ -280,7 +285,7 @@ async def capture_to(
             "write": 1e3 * (ended - thawed),
         },
         skipped=image.skipped,
-        warnings=(*carried.warnings, *image.warnings, *scene.warnings()),
+        warnings=(*carried.warnings, *image.warnings, *scene.warnings(), *left),
         children=tuple(child.target.pid for child in scene.snapshots[1:]),
     )
 
@@ -314,9 +319,9 @@ def _reason(scene: Scene) -> str:
     if scene.spilled_bytes:
         return (
             f"{scene.spilled_bytes} bytes did not fit memory_limit and were "
-            "written while the process was frozen"
+            f"written while the process was frozen; {scene.snapshots[0].choice.reason}"
         )
-    return "all of it fitted memory_limit and was copied to memory"
+    return scene.snapshots[0].choice.reason
 
 
 def _policy(target: object, policy: bytes | Policy | None, default: str) -> Carried:

@@ -9,11 +9,17 @@ from sandlock_async.snapshot.copying import Copier
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.subject import Subject
 from sandlock_async.snapshot.survey import Survey, survey
+from sandlock_async.strategy import Choice, Strategy
 from sandlock_async.target import Target, open_target
 from sandlock_async.workers import Workers
 
 NEWCOMER_GROWTH_BYTES = 1 << 20
 """Room for what a descendant touches between the look before and its freeze."""
+
+
+_NEWCOMER = Choice(
+    strategy=Strategy.DIRECT, reason="it was started while the others were frozen"
+)
 
 
 def make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
@@ -22,8 +28,8 @@ def make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
     :raises OSError: ``ENOMEM``
     """
     arena = Arena(sight.room)
-    source = DirectSource(Copier(sight.target.pid, deadline), arena, workers)
-    return Subject(sight.target, sight.survey, source, deadline)
+    direct = DirectSource(Copier(sight.target.pid, deadline), arena, workers)
+    return Subject(sight.target, sight.survey, direct, sight.choice, deadline)
 
 
 class Descendants:
@@ -66,7 +72,7 @@ class Descendants:
                 self.ended.add(pid)
                 continue
             room = seen.expected_bytes + NEWCOMER_GROWTH_BYTES
-            sight = Sight(target=target, survey=seen, room=room)
+            sight = Sight(target=target, survey=seen, room=room, choice=_NEWCOMER)
             found.append(make_subject(sight, self._deadline, self._workers))
         return found
 

@@ -1,7 +1,7 @@
 """Which bytes of which mappings to copy, and how. Pure: facts in, ranges out.
 
-First whether a mapping has anything that a restore could not get from elsewhere
-(:func:`content_of`); then, page by page, where each of its bytes is to be had::
+Of each mapping that is wanted (:mod:`sandlock_async.selection`), page by page, where
+each of its bytes is to be had::
 
       populated      absent, anonymous     absent, of a file    absent, userfaultfd
     ==============  --------------------  ~~~~~~~~~~~~~~~~~~~~  ????????????????????
@@ -16,140 +16,16 @@ half: where its file can be opened, that is asked for its data instead.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import cached_property
 from operator import attrgetter
 from typing import ClassVar, NamedTuple
 
 from sandlock_async.model import MemoryMap, Skipped
 from sandlock_async.procfs import maps
-
-_STEP_OVER_BYTES = 1 << 20
-"""Unwanted mappings of that size are cheaper to step over than to scan."""
-
-VmFlags = Mapping[int, frozenset[str]]
-_NO_FLAGS: frozenset[str] = frozenset()
-
+from sandlock_async.selection import NO_FLAGS, Selection, Via, VmFlags, Wanted
 
 _ONLY_IN_MEMORY = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage", "[", "anon")
 """Paths of shared memory that no file of a disk is behind."""
-
-
-class Content(Enum):
-    """How much of a mapping belongs to an image."""
-
-    NOTHING = auto()
-    CHANGED = auto()
-    """All of it, if the process has made any page its own: else the file has it."""
-    WHOLE = auto()
-
-
-def content_of(mapping: maps.Mapping) -> Content:
-    """Return how much of *mapping* could not be had from elsewhere."""
-    this = mapping.map
-    if this.is_special:
-        return Content.NOTHING
-    if not this.has_file or this.is_unreopenable:
-        return Content.WHOLE
-    if not this.private:
-        return Content.NOTHING
-    return Content.WHOLE if this.writable else Content.CHANGED
-
-
-class Via(Enum):
-    """How the populated bytes of a segment are read while frozen."""
-
-    MEMORY = auto()
-    """``process_vm_readv(2)``."""
-    FORCED = auto()
-    """``/proc/PID/mem``: the program itself may not read it."""
-    SHARED = auto()
-    """Its file, which only exists in memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """A mapping that may have content, and all that can be said of it beforehand.
-
-    :ivar start: first address
-    :ivar end: address behind the last byte
-    :ivar via: how it is read, unless its file can be
-    """
-
-    mapping: maps.Mapping
-    start: int
-    end: int
-    via: Via
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What an image may want of a process, each in address order.
-
-    :ivar whole: mappings that are wanted whole
-    :ivar changed: those that are wanted if the process has changed a page
-    :ivar shared: those of the former that are shared memory
-    :ivar spans: address ranges to scan, so that every mapping lies in one; the kernel
-        steps over what is not mapped by itself
-    :ivar ends: where each of them ends, by its start address
-    :ivar left_out: what is not wanted, though it has content, with reasons
-    """
-
-    whole: tuple[Wanted, ...]
-    changed: tuple[Wanted, ...]
-    shared: tuple[Wanted, ...]
-    spans: tuple[tuple[int, int], ...]
-    ends: dict[int, int]
-    left_out: tuple[Skipped, ...]
-
-
-def select(
-    mappings: Sequence[maps.Mapping],
-    vm_flags: VmFlags,
-    *,
-    exclude_dontdump: bool = False,
-) -> Selection:
-    """Return what an image may want of all *mappings* of a process.
-
-    :param vm_flags: ``VmFlags`` by start address; ``dd`` is MADV_DONTDUMP
-    :param exclude_dontdump: leave out what the program wants in no core dump
-    """
-    found: dict[Content, list[Wanted]] = {Content.WHOLE: [], Content.CHANGED: []}
-    spans: list[tuple[int, int]] = []
-    left_out: list[Skipped] = []
-    unwanted_bytes = _STEP_OVER_BYTES
-    for mapping in mappings:
-        this = mapping.map
-        content = content_of(mapping)
-        excluded = exclude_dontdump and "dd" in vm_flags.get(this.start, _NO_FLAGS)
-        if content is Content.NOTHING or excluded:
-            unwanted_bytes += this.size
-            if excluded and content is not Content.NOTHING:
-                reason = "MADV_DONTDUMP, left out as asked"
-                left_out.append(
-                    Skipped(
-                        start=this.start, end=this.end, path=this.path, reason=reason
-                    )
-                )
-            continue
-        if unwanted_bytes >= _STEP_OVER_BYTES:
-            spans.append((this.start, this.end))
-        else:
-            spans[-1] = (spans[-1][0], this.end)
-        unwanted_bytes = 0
-        via = Via.MEMORY if this.readable else Via.FORCED
-        found[content].append(
-            Wanted(mapping=mapping, start=this.start, end=this.end, via=via)
-        )
-    whole, changed = tuple(found[Content.WHOLE]), tuple(found[Content.CHANGED])
-    return Selection(
-        whole=whole,
-        changed=changed,
-        shared=tuple(this for this in whole if not this.mapping.map.private),
-        spans=tuple(spans),
-        ends={this.start: this.end for this in (*whole, *changed)},
-        left_out=tuple(left_out),
-    )
 
 
 class SegmentPlan(NamedTuple):
@@ -332,7 +208,7 @@ def plan_segments(
         mapping, via = this.mapping, this.via
         if shared and this.start in shared:
             there, via = shared[this.start], Via.SHARED
-        elif "um" in vm_flags.get(this.start, _NO_FLAGS):
+        elif "um" in vm_flags.get(this.start, NO_FLAGS):
             there = pages.safe[this.start]
         else:
             there = pages.populated(this.start, this.end)
@@ -390,7 +266,7 @@ def _skip(
 
 def _why_absent(this: MemoryMap, vm_flags: VmFlags) -> str | None:
     """Return why absent pages cannot be had, None if they can."""
-    if "um" in vm_flags.get(this.start, _NO_FLAGS):
+    if "um" in vm_flags.get(this.start, NO_FLAGS):
         return "pages that a userfaultfd handler has not supplied yet"
     if not this.private and (this.path or "").startswith(_ONLY_IN_MEMORY):
         return "shared memory that this process has not touched, and cannot be opened"

@@ -14,7 +14,7 @@ class CaptureReport:
     :ivar name: its name
     :ivar pid: the process
     :ivar format: the layout
-    :ivar strategy: how the memory was read: ``direct``
+    :ivar strategy: how the memory was read: ``direct`` or ``fork``
     :ivar reason: why that way
     :ivar threads: how many were captured
     :ivar segments: how many mappings were captured

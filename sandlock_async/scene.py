@@ -7,16 +7,17 @@ from sandlock_async.injection.questions import Answers
 from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
 from sandlock_async.snapshot.asking import Unasked
 from sandlock_async.snapshot.details import parse_details
-from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import RawFd, parse_fds
 from sandlock_async.snapshot.fd_details import describe_fds
 from sandlock_async.snapshot.fd_late import LateFds
 from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
+from sandlock_async.snapshot.source import Source
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.thread_facts import parse_threads, read_lasting
 from sandlock_async.snapshot.view import View
 from sandlock_async.snapshot.vm_areas import Flags, describe_areas
+from sandlock_async.strategy import Choice
 from sandlock_async.target import Target
 
 
@@ -25,11 +26,13 @@ class Sight:
     """A process in view before its freeze.
 
     :ivar room: bytes of memory that its copy may take
+    :ivar choice: how its memory is to be read
     """
 
     target: Target
     survey: Survey
     room: int
+    choice: Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class Scene:
     :ivar freeze_ms: from the first interrupt to the last detach
     :ivar spilled_bytes: what did not fit the memory budget
     :ivar ended: descendants that had ended, and that nobody had reaped
+    :ivar end_copies: ends the copies that were made, and tells what could not be done
     """
 
     snapshots: "tuple[Snapshot, ...]"
@@ -49,6 +53,7 @@ class Scene:
     freeze_ms: float
     spilled_bytes: int
     ended: tuple[int, ...]
+    end_copies: Callable[[], list[str]]
 
     @property
     def threads(self) -> int:
@@ -61,10 +66,14 @@ class Scene:
             f"process {pid} had ended, and is not in the image" for pid in self.ended
         ] + [warning for this in self.snapshots for warning in this.warnings()]
 
-    def close(self) -> None:
-        """Give the memory back; closing twice does nothing."""
+    def close(self) -> list[str]:
+        """Give the memory back; closing twice does nothing.
+
+        :return: what could not be tidied up, as warnings
+        """
         for snapshot in self.snapshots:
             snapshot.source.close()
+        return self.end_copies()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +86,8 @@ class Snapshot:
 
     target: Target
     view: View
-    source: DirectSource
+    source: Source
+    choice: Choice
     files: Identities
     flags: Flags
     fds: LateFds

@@ -52,7 +52,7 @@ async def spill_pending(
     async def hand_on(pieces: "list[tuple[Subject, Pending]]") -> None:
         while pieces:
             subject, piece = pieces.pop()
-            source = subject.source
+            source = subject.direct
             async with buffers.lent() as buffer:
                 runs = await workers.run(
                     source.read, piece, buffer.view, buffer.address
@@ -63,7 +63,7 @@ async def spill_pending(
         pieces = [
             (subject, piece)
             for subject in reversed(cast)
-            for piece in reversed(subject.source.pending)
+            for piece in reversed(subject.direct.pending)
         ]
         async with task_group() as tasks:
             for _ in range(THREADS):

@@ -13,6 +13,7 @@ from sandlock_async.company import Descendants, make_subject
 from sandlock_async.completion import Overdue, completed
 from sandlock_async.errors import FreezeTimeoutError
 from sandlock_async.failure import exhaustion_explained
+from sandlock_async.reaping import end_snapshots, settle_snapshots
 from sandlock_async.scene import Scene, Sight, Snapshot
 from sandlock_async.snapshot.fd_late import read_late
 from sandlock_async.snapshot.subject import Subject
@@ -57,13 +58,15 @@ async def take_scene(
     deadline = Deadline(timeout)
     cast: list[Subject] = []
     company = Descendants(cast, deadline, workers, sights[0].survey, tree=tree)
+    loop = LoopFacts.of(asyncio.get_running_loop())
+    tracer: TracerThread | None = None
     stuck = False
     try:
         for sight in sights:
             with exhaustion_explained(pid):
                 cast.append(
                     await workers.acquire(
-                        lambda made: made.source.close(),
+                        lambda made: made.direct.close(),
                         make_subject,
                         sight,
                         deadline,
@@ -76,30 +79,33 @@ async def take_scene(
             with exhaustion_explained(pid):
                 tracer = TracerThread(pid)
             try:
-                await _look(tracer, cast, company, deadline, held)
-                if any(subject.source.pending for subject in cast):
+                await _look(tracer, cast, company, deadline, held, loop)
+                if any(subject.direct.pending for subject in cast):
                     on_frozen(sum(len(this.view.facts.threads) for this in cast))
                     await spill_pending(tracer, cast, deadline, workers, buffers, spill)
+                await _settle_copies(tracer, cast, deadline)
             except Overdue:
                 stuck = True
                 deadline.abort()  # it lets go as soon as the kernel returns
                 raise _stuck_error(pid, deadline) from None
             finally:
-                if stuck:
-                    tracer.shutdown(wait=False)
-                else:
+                if not stuck:
                     # The end of the thread would let the target go as well, but not
                     # hand over the signals that were caught in flight.
-                    tracer.submit(thaw, cast)
-                    await workers.run(tracer.shutdown)
+                    await completed(tracer.submit(thaw, cast))
         with exhaustion_explained(pid):
             await workers.run(_settle, cast)
         await workers.run(company.close)
+        if not any(subject.snapshot for subject in cast):
+            await workers.run(tracer.shutdown)
     except BaseException:
         # A thread that is stuck may still write to the arena.
-        if not stuck:
-            await workers.run(_close, cast, company)
+        if stuck and tracer is not None:
+            tracer.shutdown(wait=False)
+        else:
+            await workers.run(_close, cast, company, tracer, loop)
         raise
+    kept = tracer
     frozen_at = min(subject.group.frozen_at for subject in cast)
     thawed_at = max(subject.group.thawed_at for subject in cast)
     return Scene(
@@ -108,6 +114,7 @@ async def take_scene(
                 target=subject.target,
                 view=subject.view,
                 source=subject.source,
+                choice=subject.choice,
                 files=subject.survey.files,
                 fds=subject.late,
                 flags=subject.flags,
@@ -123,10 +130,23 @@ async def take_scene(
         attach_ms=1e3 * (frozen_at - began),
         freeze_ms=1e3 * (thawed_at - frozen_at),
         spilled_bytes=sum(
-            pending.size for subject in cast for pending in subject.source.pending
+            pending.size for subject in cast for pending in subject.direct.pending
         ),
         ended=tuple(sorted(company.ended)),
+        end_copies=lambda: _end_copies(kept, cast, loop),
     )
+
+
+def _end_copies(
+    tracer: TracerThread, cast: list[Subject], loop: LoopFacts
+) -> list[str]:
+    """End the copies that were made, and the thread that holds them. Blocks."""
+    try:
+        if any(subject.snapshot for subject in cast):
+            return tracer.submit(end_snapshots, cast, loop).result()
+        return []
+    finally:
+        tracer.shutdown()
 
 
 def _settle(cast: list[Subject]) -> None:
@@ -137,16 +157,27 @@ def _settle(cast: list[Subject]) -> None:
         subject.flags = settle_flags(pid, subject.survey, subject.view)
     for subject in cast:
         target = subject.target
+        if subject.forked is not None:
+            subject.forked.look()
         subject.source.read_mapped_files(
             target.pid, target.root_fd, subject.survey.files
         )
-        subject.source.trim()
+        subject.direct.trim()
 
 
-def _close(cast: list[Subject], company: Descendants) -> None:
-    for subject in cast:
-        subject.source.close()
-    company.close()
+def _close(
+    cast: list[Subject],
+    company: Descendants,
+    tracer: TracerThread | None,
+    loop: LoopFacts,
+) -> None:
+    try:
+        if tracer is not None:
+            _end_copies(tracer, cast, loop)
+    finally:
+        for subject in cast:
+            subject.source.close()
+        company.close()
 
 
 async def _look(
@@ -155,9 +186,8 @@ async def _look(
     company: Descendants,
     deadline: Deadline,
     held: ExitStack,
+    loop: LoopFacts,
 ) -> None:
-    loop = LoopFacts.of(asyncio.get_running_loop())
-
     def job() -> None:
         for subject in cast:
             check_waiters(subject.target, loop)
@@ -169,6 +199,15 @@ async def _look(
         on_cancel=deadline.abort,
         patience=deadline.seconds + _PATIENCE_S,
     )
+
+
+async def _settle_copies(
+    tracer: TracerThread, cast: list[Subject], deadline: Deadline
+) -> None:
+    """Have the copies let go of the descriptors that they share with their process."""
+    if any(subject.snapshot for subject in cast):
+        settled = tracer.submit(settle_snapshots, cast, deadline)
+        await completed(settled, on_cancel=deadline.abort)
 
 
 def _stuck_error(pid: int, deadline: Deadline) -> FreezeTimeoutError:

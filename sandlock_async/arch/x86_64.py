@@ -42,10 +42,15 @@ class Call(IntEnum):
 
     BRK = 12
     RT_SIGACTION = 13
+    NANOSLEEP = 35
     GETITIMER = 36
     CLONE = 56
     EXIT = 60
+    WAIT4 = 61
     SIGALTSTACK = 131
+    PRCTL = 157
+    EXIT_GROUP = 231
+    CLOSE_RANGE = 436
 
 
 USER_CS = 0x33

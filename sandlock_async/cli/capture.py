@@ -27,6 +27,7 @@ from sandlock_async.cli.output import Answer
 from sandlock_async.image import FORMATS
 from sandlock_async.model import Skipped
 from sandlock_async.report import CaptureReport
+from sandlock_async.strategy import Strategy
 
 _MAX_PID = (1 << 31) - 1
 
@@ -65,7 +66,7 @@ def _seconds(value: str | float) -> float:
 )
 @click.option(
     "--strategy",
-    type=click.Choice(["auto", "direct"]),
+    type=click.Choice([str(strategy) for strategy in Strategy]),
     default="auto",
     show_default=True,
     help="How the memory is read.",

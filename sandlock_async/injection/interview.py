@@ -29,6 +29,7 @@ from sandlock_async.injection.gadgets import Gadgets
 from sandlock_async.injection.questions import (
     Answers,
     Script,
+    Wish,
     questions_for,
     write_script,
 )
@@ -44,6 +45,8 @@ _NO_CALL = (1 << 64) - 1
 """``orig_rax`` of a thread that is not in a system call: nothing to restart."""
 
 _DOZE_US = 10
+_DOZE_S = 0.002
+_REST_US = 100
 _SPIN_S = 0.00005
 _PATIENCE_S = 0.1
 """A clone takes 0.1 ms; a seccomp supervisor that is asked first may take longer."""
@@ -84,12 +87,13 @@ class Interview:
     It begins with the constructor, :meth:`advance` moves it on as far as that goes
     without waiting, and :meth:`finish` must be called in the end.
 
-    :param signals: whose actions are asked for: bit *n* - 1 for signal *n*
+    :ivar changed: where the stack was written over for a while, and what was there
     """
 
-    def __init__(self, thread: Thread, signals: int, gadgets: Gadgets) -> None:
+    def __init__(self, thread: Thread, wish: Wish, gadgets: Gadgets) -> None:
+        self.changed: tuple[int, bytes] = 0, b""
         self._tid = thread.tid
-        self._steps = _steps(thread, signals, gadgets)
+        self._steps = self._take_steps(thread, wish, gadgets)
         self._answers: Answers | None = None
         self._refusal: Refused | None = None
         self._over = False
@@ -126,7 +130,10 @@ class Interview:
             now = time.monotonic()
             if now - began < _SPIN_S:
                 continue
-            libc.doze(_DOZE_US)
+            if now - began < _DOZE_S:
+                libc.doze(_DOZE_US)
+            else:
+                libc.rest(_REST_US)  # the copy of a large process's page tables
             if now - looked > _ALIVE_S:
                 looked = now
                 self._check_alive()
@@ -141,6 +148,57 @@ class Interview:
             raise self._refusal or Refused("it was given up")
         return self._answers
 
+    def _take_steps(
+        self, thread: Thread, wish: Wish, gadgets: Gadgets
+    ) -> Generator[None, None, Answers]:
+        """Do it all; yields while the thread is waited for."""
+        assert gadgets.syscall is not None
+        tid = thread.tid
+        registers = memoryview(thread.registers).cast("Q")
+        questions = questions_for(wish, gadgets)
+        script = write_script(questions, registers, thread.mask, thread.xstate)
+        try:
+            before = process_vm.read(tid, script.at, len(script.content))
+            self.changed = script.at, before
+            process_vm.write(tid, script.at, script.content)
+        except OSError as error:
+            if error.errno != errno.EFAULT:
+                raise
+            raise Refused("its stack has no room for one") from None
+        # In this order: whenever we die, the thread finds its way back.
+        ptrace.setoptions(tid, ptrace.Option.TRACESYSGOOD)
+        ptrace.setregset(
+            tid,
+            ptrace.Regset.PRSTATUS,
+            _calling(registers, script, gadgets.syscall.address),
+        )
+        ptrace.setsigmask(tid, ALL_SIGNALS)
+        refusal: Refused | None = None
+        for _ in ("entry", "exit"):
+            ptrace.resume(tid, to_system_call=True)
+            while (stop := ptrace.stop_siginfo(tid)) is None:
+                yield
+            wait.take_stop_report(tid)
+            signal, code = stop
+            if code != ptrace.StopCode.SYSCALL:  # SIGSTOP alone can come through
+                event = code >> 8 == _EVENT_STOP
+                refusal = Refused("it was stopped just then", 0 if event else signal)
+                break
+        else:
+            clone = _result(tid)
+            if clone < 0:
+                refusal = Refused(f"clone(2) says {_strerror(-clone)}")
+            # The thread is about to leave its call. This makes the kernel look for signals
+            # and restarts first, by the registers that it finds by then.
+            ptrace.interrupt(tid)
+        ptrace.setsigmask(tid, thread.mask)
+        ptrace.setregset(tid, ptrace.Regset.PRSTATUS, thread.registers)
+        content = process_vm.read(tid, script.answers_at, questions.answer_bytes)
+        process_vm.write(tid, script.at, before)
+        if refusal is not None:
+            raise refusal
+        return questions.parse(content)
+
     def _check_alive(self) -> None:
         # Neither a running tracee nor a dead one says anything to ptrace(2).
         stat = parse_stat(files.read_record(f"/proc/{self._tid}/stat"))
@@ -150,67 +208,16 @@ class Interview:
             )
 
 
-def rehearse(thread: Thread, signals: int, gadgets: Gadgets) -> None:
+def rehearse(thread: Thread, wish: Wish, gadgets: Gadgets) -> None:
     """Go through the steps up to where a tracee is needed, to have them in the caches.
 
     :param thread: this very one, which nobody traces, with a stack pointer above some
         memory of ours
     """
     try:
-        next(_steps(thread, signals, gadgets))
+        Interview(thread, wish, gadgets)
     except ProcessLookupError:  # what the kernel says of a thread that is not traced
         pass
-
-
-def _steps(
-    thread: Thread, signals: int, gadgets: Gadgets
-) -> Generator[None, None, Answers]:
-    """Do it all; yields while the thread is waited for."""
-    assert gadgets.syscall is not None
-    tid = thread.tid
-    registers = memoryview(thread.registers).cast("Q")
-    questions = questions_for(signals, gadgets)
-    script = write_script(questions, registers, thread.mask, thread.xstate)
-    try:
-        before = process_vm.read(tid, script.at, len(script.content))
-        process_vm.write(tid, script.at, script.content)
-    except OSError as error:
-        if error.errno != errno.EFAULT:
-            raise
-        raise Refused("its stack has no room for one") from None
-    # In this order: whenever we die, the thread finds its way back.
-    ptrace.setoptions(tid, ptrace.Option.TRACESYSGOOD)
-    ptrace.setregset(
-        tid,
-        ptrace.Regset.PRSTATUS,
-        _calling(registers, script, gadgets.syscall.address),
-    )
-    ptrace.setsigmask(tid, ALL_SIGNALS)
-    refusal: Refused | None = None
-    for _ in ("entry", "exit"):
-        ptrace.resume(tid, to_system_call=True)
-        while (stop := ptrace.stop_siginfo(tid)) is None:
-            yield
-        wait.take_stop_report(tid)
-        signal, code = stop
-        if code != ptrace.StopCode.SYSCALL:  # SIGSTOP alone can come through
-            event = code >> 8 == _EVENT_STOP
-            refusal = Refused("it was stopped just then", 0 if event else signal)
-            break
-    else:
-        clone = _result(tid)
-        if clone < 0:
-            refusal = Refused(f"clone(2) says {_strerror(-clone)}")
-        # The thread is about to leave its call. This makes the kernel look for signals
-        # and restarts first, by the registers that it finds by then.
-        ptrace.interrupt(tid)
-    ptrace.setsigmask(tid, thread.mask)
-    ptrace.setregset(tid, ptrace.Regset.PRSTATUS, thread.registers)
-    content = process_vm.read(tid, script.answers_at, questions.answer_bytes)
-    process_vm.write(tid, script.at, before)
-    if refusal is not None:
-        raise refusal
-    return questions.parse(content)
 
 
 def _calling(registers: Sequence[int], script: Script, syscall: int) -> bytes:

@@ -15,6 +15,11 @@ _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise.restype = ctypes.c_int
 
 
+def address_of(view: memoryview) -> int:
+    """Return where the bytes of a writable view lie; they stay there as long as it."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(view)) if len(view) else 0
+
+
 class Arena:
     """Anonymous memory, faulted in at once, so that no copy waits for a page fault.
 

@@ -18,10 +18,12 @@ from sandlock_async.injection.interview import rehearse as rehearse_interview
 from sandlock_async.injection.permission import filters_let_clone, is_unfiltered
 from sandlock_async.injection.questions import (
     Answers,
+    Wish,
     chain_for,
     questions_for,
 )
 from sandlock_async.injection.search import are_there, search_gadgets
+from sandlock_async.injection.snapshots import find_zombies
 from sandlock_async.kernel import files, process_vm
 from sandlock_async.kernel.scratch import SCRATCH, SCRATCH_BYTES
 from sandlock_async.procfs.maps import Mapping
@@ -51,10 +53,12 @@ class Means:
 
     :ivar gadgets: code to borrow
     :ivar obstacle: why not to; empty if nothing is in the way
+    :ivar zombies: snapshots that were left, to be reaped; in its own pid namespace
     """
 
     gadgets: Gadgets
     obstacle: str = ""
+    zombies: tuple[int, ...] = ()
 
 
 def find_means(
@@ -85,13 +89,14 @@ def find_means(
             gadgets=gadgets,
             obstacle="its code has no system call and signal return to borrow",
         )
-    return Means(gadgets=gadgets)
+    return Means(gadgets=gadgets, zombies=find_zombies(pid))
 
 
 class Asking:
     """A clone is asked while other things of the frozen process are read.
 
     :param undisturbed: whether the main thread was stopped by us, and by nothing else
+    :param snapshot: make a copy of the process, too
     :ivar signal: what it is to be handed at the detach, if that has changed
     """
 
@@ -103,6 +108,7 @@ class Asking:
         mappings: Iterable[Mapping],
         *,
         undisturbed: bool,
+        snapshot: bool,
     ) -> None:
         self.signal: int = 0
         self._interview: Interview | None = None
@@ -113,12 +119,18 @@ class Asking:
         )
         if not self._obstacle:
             thread = Thread(main.tid, main.registers, main.signal_mask, main.xstate)
-            self._interview = Interview(thread, _signals(status), means.gadgets)
+            wish = Wish(_signals(status), means.zombies, snapshot)
+            self._interview = Interview(thread, wish, means.gadgets)
 
     def advance(self) -> None:
         """Go on, if the clone is ready to."""
         if self._interview is not None:
             self._interview.advance()
+
+    @property
+    def changed(self) -> tuple[int, bytes]:
+        """Where the stack was written over for a while, and what was there."""
+        return (0, b"") if self._interview is None else self._interview.changed
 
     def finish(self, check_aborted: Callable[[], None]) -> Answers | Unasked:
         """Wait for the clone's end; the main thread is then as it was.
@@ -135,25 +147,26 @@ class Asking:
             return Unasked(str(error))
 
 
-def rehearse(pid: int, status: bytes, means: Means) -> None:
+def rehearse(pid: int, status: bytes, means: Means, *, snapshot: bool) -> None:
     """Make ready what a blocked process would be asked, for the place it would be.
 
+    :param snapshot: whether a copy of the process is to be made, too
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it is gone
     """
     if means.obstacle:
         return
     are_there(pid, means.gadgets)
-    signals = _signals(status)
+    wish = Wish(_signals(status), means.zombies, snapshot)
     registers = array("Q", bytes(8 * len(x86_64.Register)))
     registers[x86_64.Register.CS] = x86_64.USER_CS
     registers[x86_64.Register.SS] = x86_64.USER_SS
     registers[x86_64.Register.RSP] = SCRATCH.address + SCRATCH_BYTES
     this = threading.get_native_id()
     main = Thread(this, registers.tobytes(), 0, bytes(_XSTATE_BYTES))
-    rehearse_interview(main, signals, means.gadgets)
+    rehearse_interview(main, wish, means.gadgets)
     stack_pointer = parse_stack_pointer(files.read_record(f"/proc/{pid}/syscall"))
     if stack_pointer:
-        questions = questions_for(signals, means.gadgets)
+        questions = questions_for(wish, means.gadgets)
         place = questions.place_below(stack_pointer)
         chain_for(questions, place, (x86_64.USER_CS, x86_64.USER_SS))
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from sandlock_async.kernel.memory import Arena
 from sandlock_async.model import MemorySegment, Skipped
-from sandlock_async.plan import Plan, SegmentPlan, Via, gaps
+from sandlock_async.plan import Plan, SegmentPlan, gaps
+from sandlock_async.selection import Via
 from sandlock_async.snapshot.copying import Copier
 from sandlock_async.snapshot.mapped_files import Identities, MappedFiles
 from sandlock_async.snapshot.pieces import (
@@ -20,6 +21,7 @@ from sandlock_async.snapshot.pieces import (
     PiecedData,
 )
 from sandlock_async.snapshot.shared_memory import SharedMemory
+from sandlock_async.snapshot.source import Source
 
 PIECE_BYTES = 4 << 20
 """Size of a piece that is read while frozen, and of the buffers for it."""
@@ -43,7 +45,7 @@ class Pending:
     size: int
 
 
-class DirectSource:
+class DirectSource(Source):
     """Copies what a plan names, and gives it out as segments.
 
     :param arena: memory to copy to; its size decides how much fits
@@ -109,7 +111,6 @@ class DirectSource:
 
     @property
     def plan(self) -> Plan:
-        """What is copied."""
         return self._plan
 
     def read(self, pending: Pending, buffer: memoryview, address: int) -> list[Run]:
@@ -138,22 +139,12 @@ class DirectSource:
         return runs
 
     def read_mapped_files(self, pid: int, root_fd: int, before: Identities) -> None:
-        """Find the pages that were mapped from a file but never touched.
-
-        Call after the thaw; it may wait for a disk.
-
-        :param before: which files they were before the freeze
-        """
         self._files = MappedFiles(pid, root_fd, before)
         self._files.read(enumerate(self._plan.segments))
 
     def segments(
         self, streamed: dict[int, list[Piece]] | None = None
     ) -> tuple[MemorySegment, ...]:
-        """Return what was copied, without what was pending.
-
-        :param streamed: pieces by segment number, where pending ones are now
-        """
         found: list[MemorySegment] = []
         unreadable = sorted(self._unreadable)
         files = self._files.pieces if self._files is not None else {}
@@ -170,7 +161,6 @@ class DirectSource:
         return tuple(found)
 
     def skipped(self) -> tuple[Skipped, ...]:
-        """Return what is not in the image though it should be, with reasons."""
         reasons = [*self._plan.skipped, *self._shared.skipped]
         if self._files is not None:
             reasons += self._files.skipped

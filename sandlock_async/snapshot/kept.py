@@ -1,7 +1,7 @@
 """What a checkpoint in memory holds, and gives back when it is closed."""
 
-from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.pieces import Piece
+from sandlock_async.snapshot.source import Source
 from sandlock_async.snapshot.spill import SpillFile
 
 
@@ -13,7 +13,7 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self.source: DirectSource | None = None
+        self.source: Source | None = None
         self.spilled: SpillFile | None = None
 
     @property

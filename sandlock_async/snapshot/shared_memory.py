@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from sandlock_async.kernel import files
 from sandlock_async.model import Skipped
-from sandlock_async.plan import Wanted
 from sandlock_async.procfs.maps import Mapping
+from sandlock_async.selection import Wanted
 from sandlock_async.snapshot.facts import RawFd
 
 _IN_MEMORY = (0x01021994, 0x958458F6)  # TMPFS_MAGIC, HUGETLBFS_MAGIC, linux/magic.h

@@ -2,13 +2,17 @@
 
 from sandlock_async.clock import Deadline
 from sandlock_async.freeze import ThreadGroup
+from sandlock_async.injection.snapshots import HeldSnapshot
 from sandlock_async.plan import Planner
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import RawFd
 from sandlock_async.snapshot.fd_late import LateFds
+from sandlock_async.snapshot.forked import ForkedSource
+from sandlock_async.snapshot.source import Source
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.view import View
 from sandlock_async.snapshot.vm_areas import Flags
+from sandlock_async.strategy import Choice, Strategy
 from sandlock_async.target import Target
 
 
@@ -16,24 +20,45 @@ class Subject:
     """A process that is frozen, alone or together with others.
 
     :ivar group: its threads
-    :ivar source: where its memory goes; the subject closes it
+    :ivar direct: where the memory goes that is copied under the freeze
+    :ivar choice: whether a copy of it is to be made instead, and why
+    :ivar snapshot: the copy, once it is made
+    :ivar forked: the memory, as the copy has it
     :ivar planner: what has been planned so far
     :ivar known_fds: its descriptors a moment before the freeze
     :ivar flags: ``VmFlags`` of what was seen; there some time after the thaw
     """
 
     def __init__(
-        self, target: Target, survey: Survey, source: DirectSource, deadline: Deadline
+        self,
+        target: Target,
+        survey: Survey,
+        direct: DirectSource,
+        choice: Choice,
+        deadline: Deadline,
     ) -> None:
         self.target = target
         self.survey = survey
-        self.source = source
+        self.direct = direct
+        self.choice = choice
+        self.snapshot: HeldSnapshot | None = None
+        self.forked: ForkedSource | None = None
         self.group: ThreadGroup = ThreadGroup(target.pid, deadline)
         self.planner: Planner = Planner()
         self._view: View | None = None
         self._late: LateFds | None = None
         self.flags: Flags = {}
         self.known_fds: list[RawFd] = []
+
+    @property
+    def forks(self) -> bool:
+        """Whether a copy is to be made, or was."""
+        return self.choice.strategy is Strategy.FORK
+
+    @property
+    def source(self) -> Source:
+        """Its memory as it was; the subject closes it."""
+        return self.forked if self.forked is not None else self.direct
 
     @property
     def view(self) -> View:

@@ -11,12 +11,14 @@ from sandlock_async.errors import UncapturableError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
-from sandlock_async.kernel.pagemap import Pagemap
-from sandlock_async.plan import Pages, Selection, VmFlags, plan_segments, select
+from sandlock_async.plan import plan_segments
 from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
+from sandlock_async.selection import Selection, select, split_by_fork
 from sandlock_async.snapshot.asking import Means, find_means
+from sandlock_async.snapshot.cgroup import memory_headroom
 from sandlock_async.snapshot.details import RawDetails, read_details
 from sandlock_async.snapshot.mapped_files import Identities, identify
+from sandlock_async.snapshot.pages import scan_pages
 from sandlock_async.target import Target, read_stat
 
 _PHASE = "prepare"
@@ -35,6 +37,8 @@ class Survey:
     :ivar wanted: those of them that may have content for an image
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
+    :ivar uncopied_bytes: what of it a fork would not copy
+    :ivar headroom: bytes that its memory cgroup has left; None if no limit
     :ivar files: which files are mapped
     :ivar details: what hardly ever changes
     :ivar exclude_dontdump: whether MADV_DONTDUMP memory is left out
@@ -46,6 +50,8 @@ class Survey:
     wanted: Selection
     vm_flags: dict[int, frozenset[str]]
     expected_bytes: int
+    uncopied_bytes: int
+    headroom: int | None
     files: Identities
     details: RawDetails
     exclude_dontdump: bool
@@ -99,38 +105,24 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
     # With the GIL let go: the mmap_lock may be held by the process itself.
     pages = scan_pages(pid, wanted, vm_flags, hold_gil=False)
     plan = plan_segments(wanted, vm_flags, pages)
+    _, uncopied = split_by_fork(wanted, vm_flags)
     return Survey(
         maps=maps,
         mappings=mappings,
         wanted=wanted,
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
+        uncopied_bytes=sum(
+            segment.populated_bytes
+            for segment in plan.segments
+            if segment.start in uncopied.ends
+        ),
+        headroom=memory_headroom(pid),
         files=identify(pid, target.root_fd, mappings),
         details=read_details(pid),
         exclude_dontdump=exclude_dontdump,
         means=find_means(pid, target.machine, mappings, vm_flags.values()),
     )
-
-
-def scan_pages(
-    pid: int, wanted: Selection, vm_flags: VmFlags, *, hold_gil: bool
-) -> Pages:
-    """Return the pages of mappings that are present or swapped out.
-
-    :param hold_gil: keep the GIL: the process stands still, and is not large
-    :param vm_flags: their flags, which say where a userfaultfd has to be minded
-    :raises OSError: if ``/proc/PID/pagemap`` cannot be read
-    """
-    with Pagemap(pid) as pagemap:
-        ranges = pagemap.scan(wanted.spans, hold_gil=hold_gil)
-        safe = {
-            start: Pages(
-                pagemap.scan_without_markers(start, wanted.ends[start])
-            ).populated(start, wanted.ends[start])
-            for start, flags in vm_flags.items()
-            if "um" in flags and start in wanted.ends
-        }
-        return Pages(ranges, safe)
 
 
 def read_vm_flags(pid: int) -> dict[int, frozenset[str]]:

@@ -3,8 +3,9 @@
 import os
 
 from sandlock_async.model import FileIdentity, VmArea
-from sandlock_async.plan import Content, Plan, content_of
+from sandlock_async.plan import Plan
 from sandlock_async.procfs.maps import Mapping, parse_smaps
+from sandlock_async.selection import Content, content_of
 from sandlock_async.snapshot.mapped_files import Identities, key_of
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.view import View

@@ -9,10 +9,13 @@ from typing import Protocol
 
 from sandlock_async.errors import CaptureError, ProcessGoneError
 from sandlock_async.failure import translate
+from sandlock_async.injection.questions import Answers
+from sandlock_async.injection.snapshots import HeldSnapshot
 from sandlock_async.kernel import files
-from sandlock_async.plan import Plan, select
+from sandlock_async.plan import Plan
 from sandlock_async.procfs.maps import Mapping, parse_maps
-from sandlock_async.snapshot.asking import Asking, rehearse
+from sandlock_async.selection import Selection, VmFlags, select, split_by_fork
+from sandlock_async.snapshot.asking import Asking, Unasked, rehearse
 from sandlock_async.snapshot.details import RawDetails, read_details
 from sandlock_async.snapshot.facts import (
     Facts,
@@ -23,10 +26,13 @@ from sandlock_async.snapshot.facts import (
     read_thread_facts,
 )
 from sandlock_async.snapshot.fd_contents import choose, read_contents
+from sandlock_async.snapshot.forked import ForkedSource
+from sandlock_async.snapshot.pages import scan_pages
 from sandlock_async.snapshot.shared_memory import SharedMemory
 from sandlock_async.snapshot.subject import Subject
-from sandlock_async.snapshot.survey import read_vm_flags, scan_pages
+from sandlock_async.snapshot.survey import read_vm_flags
 from sandlock_async.snapshot.view import View
+from sandlock_async.strategy import Choice, Strategy
 
 _REHEARSED_BYTES = 1 << 20
 _REHEARSALS = 3
@@ -79,7 +85,7 @@ def look(subjects: list[Subject], company: Company) -> None:
         contents = read_contents(company_fds)
         for subject, found in zip(subjects, contents, strict=True):
             subject.view.contents.extend(found)
-        if not any(subject.source.pending for subject in subjects):
+        if not any(subject.direct.pending for subject in subjects):
             release(subjects)
     except BaseException as error:
         for subject in subjects:
@@ -134,13 +140,13 @@ def _rehearse(subject: Subject) -> None:
         choose([fds])
         files.read_file(f"/proc/{pid}/maps")
         status = files.read_record(f"/proc/{pid}/status")
-        rehearse(pid, status, survey.means)
+        rehearse(pid, status, survey.means, snapshot=subject.forks)
         link_or_empty(f"/proc/{pid}/cwd")
         files.count_threads(pid)
         if not any(raw.is_userfaultfd for raw in fds):
             pages = scan_pages(pid, survey.wanted, survey.vm_flags, hold_gil=True)
             plan = subject.planner.plan(survey.wanted, survey.vm_flags, pages, {})
-            subject.source.copy(plan, SharedMemory())
+            subject.direct.copy(plan, SharedMemory())
     except (OSError, CaptureError):
         pass  # in the midst of an execve(2); what lasts, the window will tell
 
@@ -160,15 +166,22 @@ def _read(subject: Subject) -> View:
         survey.means,
         mappings,
         undisturbed=group.is_undisturbed(pid),
+        snapshot=subject.forks,
     )
+    copy: _Copy | None = None
     try:
-        facts, details, plan, shared = _read_more(
+        facts, details, wanted, vm_flags = _read_more(
             subject, threads, mappings, asking.advance, changed=changed
         )
+        if not subject.forks:
+            copy = _plan(subject, wanted, vm_flags, facts)
     finally:
         asked = asking.finish(group.check_aborted)
         group.hand_over(pid, asking.signal)
-    subject.source.copy(plan, shared)
+    if copy is None:
+        _take_snapshot(subject, asked, asking.changed, wanted, vm_flags, facts)
+    else:
+        subject.direct.copy(*copy)
     return View(
         facts=facts,
         contents=[],
@@ -178,6 +191,9 @@ def _read(subject: Subject) -> View:
     )
 
 
+_Copy = tuple[Plan, SharedMemory]
+
+
 def _read_more(
     subject: Subject,
     threads: ThreadFacts,
@@ -185,8 +201,8 @@ def _read_more(
     meanwhile: Callable[[], None],
     *,
     changed: bool,
-) -> tuple[Facts, RawDetails, Plan, SharedMemory]:
-    """Read what can be read while a clone is asked, up to the plan for the copy.
+) -> tuple[Facts, RawDetails, Selection, VmFlags]:
+    """Read what can be read while a clone is asked, and what is wanted of the memory.
 
     :param meanwhile: called now and then
     """
@@ -203,14 +219,51 @@ def _read_more(
     if changed:
         wanted = select(mappings, vm_flags, exclude_dontdump=excluding)
     meanwhile()
+    return facts, details, wanted, vm_flags
+
+
+def _plan(
+    subject: Subject, wanted: Selection, vm_flags: VmFlags, facts: Facts
+) -> _Copy:
+    """Look at the pages, and plan what to copy of them."""
+    pid = subject.target.pid
     shared = SharedMemory()
     try:
         shared.open(pid, wanted.shared, facts.fds)
-        small = survey.expected_bytes <= _QUICKLY_SCANNED_BYTES
+        small = subject.survey.expected_bytes <= _QUICKLY_SCANNED_BYTES
         pages = scan_pages(pid, wanted, vm_flags, hold_gil=small)
-        meanwhile()
-        plan = subject.planner.plan(wanted, vm_flags, pages, shared.data)
+        return subject.planner.plan(wanted, vm_flags, pages, shared.data), shared
     except BaseException:
         shared.close()
         raise
-    return facts, details, plan, shared
+
+
+def _take_snapshot(
+    subject: Subject,
+    asked: Answers | Unasked,
+    changed: tuple[int, bytes],
+    wanted: Selection,
+    vm_flags: VmFlags,
+    facts: Facts,
+) -> None:
+    """Hold the copy that was made, and read what it lacks; if there is none, all.
+
+    :param changed: bytes that are to be put back in the copy
+    """
+    pid, direct = subject.target.pid, subject.direct
+    if isinstance(asked, Unasked):
+        obstacle = asked.reason
+    elif asked.snapshot:
+        snapshot = HeldSnapshot.of(pid, asked.snapshot, changed)
+        subject.snapshot = snapshot
+        copied, others = split_by_fork(wanted, vm_flags)
+        direct.copy(*_plan(subject, others, vm_flags, facts))
+        if not direct.pending:
+            subject.forked = ForkedSource(direct, snapshot, copied, vm_flags)
+            return
+        obstacle = "what it lacks exceeds memory_limit"
+    else:
+        obstacle = "the kernel, or a seccomp filter, refused one"
+    reason = f"a fork was to be read, but could not: {obstacle}"
+    subject.choice = Choice(strategy=Strategy.DIRECT, reason=reason)
+    direct.copy(*_plan(subject, wanted, vm_flags, facts))

@@ -18,7 +18,7 @@ ROOMS = [
     ("capture", "convert"),
     ("sights",),
     ("tracing", "checkpoint"),
-    ("spilling",),
+    ("spilling", "reaping"),
     ("store", "waiters"),
     ("company",),
     ("workers", "budget"),
@@ -29,12 +29,23 @@ ROOMS = [
     ("target",),
     ("freeze", "injection"),
     ("denial", "plan", "clock", "image", "threads"),
+    ("selection", "strategy"),
     ("procfs", "arch"),
     ("model", "errors"),
     ("kernel",),
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
-PURE = ("model", "errors", "events", "report", "plan", "procfs", "arch")
+PURE = (
+    "model",
+    "errors",
+    "events",
+    "report",
+    "plan",
+    "selection",
+    "strategy",
+    "procfs",
+    "arch",
+)
 PURE_FOLDERS = ("image/bincode/", "image/policy/")
 ASYNC = (
     "capture",

@@ -5,17 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandlock_async.model import MemoryMap
-from sandlock_async.plan import (
-    Content,
-    Pages,
-    Selection,
-    Via,
-    content_of,
-    gaps,
-    plan_segments,
-    select,
-)
+from sandlock_async.plan import Pages, gaps, plan_segments
 from sandlock_async.procfs.maps import Mapping
+from sandlock_async.selection import Content, Selection, Via, content_of, select
 from sandlock_async.snapshot.copying import _advance, _batches
 from sandlock_async.snapshot.direct import _merged, _pieces, _split
 from sandlock_async.snapshot.pieces import MemoryBacking, Piece, PiecedData

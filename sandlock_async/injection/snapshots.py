@@ -1,0 +1,135 @@
+"""Copies of a process that it was made to make: found, held, read and ended.
+
+A snapshot is a child of its process. It has all of its private memory as it was, and
+none of its threads but one, which executes nothing of the program's: it closes the
+descriptors, waits for us to hold it, and ends if nobody does.
+"""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from sandlock_async.arch.x86_64 import Call
+from sandlock_async.injection.questions import SNAPSHOT_NAME
+from sandlock_async.kernel import files, process_vm, ptrace, wait
+from sandlock_async.procfs.stat import parse_stat
+from sandlock_async.procfs.status import parse_status
+
+_POLL_S = 0.0001
+_NAPPING = f"{int(Call.NANOSLEEP)} ".encode()
+_FIRST_TO_DIE = "1000"  # oom_score_adj, proc_pid_oom_score_adj(5)
+
+
+class HeldSnapshot:
+    """A snapshot that cannot end by itself any more.
+
+    Call its methods on the tracer's thread; :meth:`end` must be called in the end.
+
+    :ivar of_pid: the pid of its process
+    :ivar inner_pid: its own in the pid namespace of that
+    """
+
+    @classmethod
+    def of(cls, pid: int, inner_pid: int, changed: tuple[int, bytes]) -> Self:
+        """Hold a new snapshot of process *pid*.
+
+        :param changed: what to put back in its memory, and where
+        :raises OSError: ``ESRCH`` if it is gone
+        """
+        found = _find_snapshot(pid, inner_pid)
+        ptrace.seize(found)
+        return cls(found, pid, inner_pid, changed)
+
+    def __init__(
+        self, pid: int, of_pid: int, inner_pid: int, changed: tuple[int, bytes]
+    ) -> None:
+        self.pid = pid
+        self.of_pid = of_pid
+        self.inner_pid = inner_pid
+        self._changed = changed
+
+    def settle(self, check_aborted: Callable[[], None]) -> None:
+        """Wait until it holds no descriptor any more, and stop it for good.
+
+        Call it soon after the thaw: the other end of a pipe sees no end before.
+
+        :raises ProcessLookupError: if somebody has killed it
+        """
+        while not files.read_record(f"/proc/{self.pid}/syscall").startswith(_NAPPING):
+            check_aborted()
+            self._check_alive()
+            time.sleep(_POLL_S)
+        ptrace.interrupt(self.pid)
+        while ptrace.stop_siginfo(self.pid) is None:
+            check_aborted()
+            self._check_alive()
+            time.sleep(_POLL_S)
+        wait.take_stop_report(self.pid)
+        address, content = self._changed
+        process_vm.write(self.pid, address, content)
+        try:
+            with open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
+                file.write(_FIRST_TO_DIE)
+        except PermissionError:
+            pass  # not dumpable: it is short-lived all the same
+
+    def end(self) -> None:
+        """Kill it; it is a zombie of its process afterwards."""
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        while not wait.reap_thread(self.pid):
+            time.sleep(_POLL_S)
+
+    def _check_alive(self) -> None:
+        stat = parse_stat(files.read_record(f"/proc/{self.pid}/stat"))
+        if stat.is_dead:
+            raise ProcessLookupError(f"the snapshot {self.pid} was killed")
+
+
+def _find_snapshot(pid: int, inner_pid: int) -> int:
+    """Return the pid of a snapshot, which process *pid* knows as *inner_pid*."""
+    if len(_numbers(pid)) == 1:
+        return inner_pid  # of our own namespace
+    for child, inner in _snapshots(pid):
+        if inner == inner_pid:
+            return child
+    raise ProcessLookupError(errno.ESRCH, f"process {pid} has no child {inner_pid}")
+
+
+def find_zombies(pid: int) -> tuple[int, ...]:
+    """Return snapshots that nobody has reaped, as process *pid* knows them.
+
+    They are left when whoever made them was killed.
+    """
+    return tuple(
+        inner
+        for child, inner in _snapshots(pid)
+        if parse_stat(files.read_record(f"/proc/{child}/stat")).is_dead
+    )
+
+
+def _snapshots(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield the snapshots of a process: pid, and pid in its own namespace."""
+    try:
+        listed = files.read_record(f"/proc/{pid}/task/{pid}/children")
+    except FileNotFoundError:
+        return  # without CONFIG_PROC_CHILDREN
+    for child in map(int, listed.split()):
+        try:
+            stat = parse_stat(files.read_record(f"/proc/{child}/stat"))
+            if stat.comm == SNAPSHOT_NAME:
+                yield child, _numbers(child)[-1]
+        except OSError as error:
+            if not files.is_gone(error):
+                raise
+
+
+def _numbers(pid: int) -> list[int]:
+    """Return a process's pid in each pid namespace, ours first."""
+    status = parse_status(files.read_record(f"/proc/{pid}/status"))
+    return [int(number) for number in status.get("NSpid", str(pid)).split()]
