@@ -15,10 +15,11 @@ from sandlock_async.failure import translate
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel import files
 from sandlock_async.procfs.maps import parse_maps
-from sandlock_async.snapshot.asking import Asking, Unasked
+from sandlock_async.snapshot.asking import Asking, Means, Unasked
 from sandlock_async.snapshot.facts import read_thread_facts
 from sandlock_async.snapshot.forked import lost_copy_error
 from sandlock_async.snapshot.subject import Subject
+from sandlock_async.snapshot.survey import survey
 from sandlock_async.waiters import (
     LoopFacts,
     check_waiters,
@@ -26,7 +27,7 @@ from sandlock_async.waiters import (
     polls_held,
 )
 
-_TRIES = 5
+_TRIES = 100
 _PATIENCE_S = 1.0
 
 
@@ -69,13 +70,16 @@ def end_snapshots(cast: Sequence[Subject], loop: LoopFacts) -> list[str]:
 def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:
     """Return why it could not be done; nothing if it was."""
     problem = ""
+    means = subject.survey.means
     for _ in range(_TRIES):
         try:
+            if problem:
+                means = survey(subject.target).means  # it has called execve(2)
             with ExitStack() as held:
                 held.enter_context(child_stops_silenced())
                 check_waiters(subject.target, loop)
                 held.enter_context(polls_held(subject.target))
-                problem = _reap_once(subject, inner_pid)
+                problem = _reap_once(subject, inner_pid, means)
         except ProcessGoneError:
             return ""  # its zombies are somebody else's by now
         except SandlockAsyncError as error:
@@ -89,9 +93,9 @@ def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:
     return problem
 
 
-def _reap_once(subject: Subject, inner_pid: int) -> str:
+def _reap_once(subject: Subject, inner_pid: int, means: Means) -> str:
     pid = subject.target.pid
-    means = replace(subject.survey.means, zombies=(inner_pid,))
+    means = replace(means, zombies=(inner_pid,))
     group = ThreadGroup(pid, Deadline(_PATIENCE_S))
     try:
         group.attach()

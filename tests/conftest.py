@@ -60,6 +60,15 @@ class Tracee:
     def threads(self) -> list[Path]:
         return list(Path(f"/proc/{self.pid}/task").iterdir())
 
+    def copies(self) -> list[int]:
+        """Return the children that a capture has made."""
+        content = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [
+            int(child)
+            for child in content.split()
+            if "(sandlock-async)" in Path(f"/proc/{child}/stat").read_text()
+        ]
+
     def tracers(self) -> set[str]:
         found = set()
         for task in self.threads():

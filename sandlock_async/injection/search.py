@@ -10,15 +10,17 @@ _PIECE_BYTES = (1 << 16) - LONGEST
 _MOST_BYTES = 64 << 20
 """What is searched of a program; C libraries are a tenth of that."""
 
-_KNOWN: dict[tuple[tuple[int, int], int, int, int], Gadgets] = {}
+_Key = tuple[tuple[int, int], int, int, int]
+_KNOWN: dict[_Key, Gadgets] = {}
 _KNOWN_AT_MOST = 1024
 
 
-def search_gadgets(pid: int, mappings: Iterable[Mapping]) -> Gadgets:
+def search_gadgets(pid: int, maps: bytes, mappings: Iterable[Mapping]) -> Gadgets:
     """Return the gadgets of a program; small libraries are searched first.
 
     What was found in a file is remembered, and looked at again.
 
+    :param maps: the mappings as ``/proc/PID/maps`` has them
     :raises OSError: ``ESRCH`` if the process is gone
     """
     code = [
@@ -29,12 +31,18 @@ def search_gadgets(pid: int, mappings: Iterable[Mapping]) -> Gadgets:
         and (mapping.file_backed or mapping.map.path == "[vdso]")
     ]
     found = Gadgets()
+    fresh: dict[_Key, Gadgets] = {}
     searched = 0
     for mapping in sorted(code, key=lambda mapping: mapping.map.size):
         searched += mapping.map.size
         if found.complete or searched > _MOST_BYTES:
             break
-        found = found.or_else(_gadgets_in(pid, mapping))
+        found = found.or_else(_gadgets_in(pid, mapping, fresh))
+    # An execve(2) in the middle of it: what was read is of no file that is known.
+    if fresh and files.read_file(f"/proc/{pid}/maps") == maps:
+        if len(_KNOWN) >= _KNOWN_AT_MOST:
+            _KNOWN.clear()
+        _KNOWN.update(fresh)
     return found
 
 
@@ -54,7 +62,7 @@ def are_there(pid: int, gadgets: Gadgets) -> bool:
         return False  # unmapped since
 
 
-def _gadgets_in(pid: int, mapping: Mapping) -> Gadgets:
+def _gadgets_in(pid: int, mapping: Mapping, fresh: dict[_Key, Gadgets]) -> Gadgets:
     this = mapping.map
     key = (mapping.device, mapping.inode, this.offset, this.size)
     known = _KNOWN.get(key)
@@ -65,9 +73,7 @@ def _gadgets_in(pid: int, mapping: Mapping) -> Gadgets:
         if found.complete:
             break
         found = found.or_else(find_gadgets(content).moved(address - this.start))
-    if len(_KNOWN) >= _KNOWN_AT_MOST:
-        _KNOWN.clear()
-    _KNOWN[key] = found
+    fresh[key] = found
     return found.moved(this.start)
 
 

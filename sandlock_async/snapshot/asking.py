@@ -64,11 +64,13 @@ class Means:
 def find_means(
     pid: int,
     machine: Machine,
+    maps: bytes,
     mappings: Iterable[Mapping],
     vm_flags: "Iterable[frozenset[str]]",
 ) -> Means:
     """Look at a running process.
 
+    :param maps: its mappings as ``/proc/PID/maps`` has them
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it is gone
     """
     if machine.name != x86_64.MACHINE.name:
@@ -83,7 +85,7 @@ def find_means(
             gadgets=Gadgets(),
             obstacle="a seccomp filter that is not sandlock's might kill it for a clone",
         )
-    gadgets = search_gadgets(pid, mappings)
+    gadgets = search_gadgets(pid, maps, mappings)
     if not gadgets.usable:
         return Means(
             gadgets=gadgets,

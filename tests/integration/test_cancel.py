@@ -22,9 +22,13 @@ from tests.conftest import PROGRAMS, Tracee, until
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-@pytest.mark.parametrize("memory_limit", [0, 256 << 20], ids=["spilling", "in-memory"])
+@pytest.mark.parametrize(
+    ("strategy", "memory_limit"),
+    [("direct", 0), ("direct", 256 << 20), ("fork", 256 << 20)],
+    ids=["spilling", "in-memory", "fork"],
+)
 async def test_two_hundred_cancelled_twice(
-    memory_limit: int, spawn: Callable[..., Tracee], tmp_path: Path
+    strategy: str, memory_limit: int, spawn: Callable[..., Tracee], tmp_path: Path
 ) -> None:
     tracee = spawn("big.py", 32 << 20, 1)
     store = tmp_path / "store"
@@ -32,7 +36,9 @@ async def test_two_hundred_cancelled_twice(
     chance = random.Random(7)
     cancelled = 0
     began = time.monotonic()
-    await sa.capture_to(tracee.pid, store / "it", memory_limit=memory_limit)
+    await sa.capture_to(
+        tracee.pid, store / "it", memory_limit=memory_limit, strategy=strategy
+    )
     usual = time.monotonic() - began
 
     for _ in range(100):
@@ -43,6 +49,7 @@ async def test_two_hundred_cancelled_twice(
                 replace=True,
                 durable=False,
                 memory_limit=memory_limit,
+                strategy=strategy,
             )
         )
         await asyncio.sleep(chance.random() * usual)
@@ -54,6 +61,7 @@ async def test_two_hundred_cancelled_twice(
         cancelled += task.cancelled()
 
         assert tracee.tracers() == {"0"}
+        assert tracee.copies() == []
         assert os.listdir(store) == ["it"]
     assert cancelled > 20
     tracee.check_runs_on()
@@ -107,7 +115,7 @@ async def main():
     def told(event): print(type(event).__name__, flush=True)
     while True:
         await sa.capture_to({tracee.pid}, {str(tmp_path / "it")!r}, replace=True,
-                            memory_limit=0, on_event=told)
+                            strategy="direct", memory_limit=0, on_event=told)
 asyncio.run(main())
 """
     process = subprocess.Popen(

@@ -30,8 +30,12 @@ async def capture_often(
         )  # type: ignore[arg-type]
         reports.append(report)
         tracee.check_runs_on()
+        assert tracee.copies() == []
     assert os.listdir(store) == ["it"]
     return reports
+
+
+both = pytest.mark.parametrize("strategy", ["direct", "fork"])
 
 
 @pytest.fixture
@@ -41,10 +45,13 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-async def test_sixteen_threads(spawn: Callable[..., Tracee], store: Path) -> None:
+@both
+async def test_sixteen_threads(
+    strategy: str, spawn: Callable[..., Tracee], store: Path
+) -> None:
     tracee = spawn("threads")
 
-    reports = await capture_often(tracee, store)
+    reports = await capture_often(tracee, store, strategy=strategy)
 
     assert {report.threads for report in reports} == {16}
     async with await sa.Checkpoint.load(store / "it") as checkpoint:
@@ -55,18 +62,20 @@ async def test_sixteen_threads(spawn: Callable[..., Tracee], store: Path) -> Non
         }
 
 
+@both
 async def test_threads_that_come_and_go(
-    spawn: Callable[..., Tracee], store: Path
+    strategy: str, spawn: Callable[..., Tracee], store: Path
 ) -> None:
-    await capture_often(spawn("churn"), store)
+    await capture_often(spawn("churn"), store, strategy=strategy)
 
 
+@both
 @pytest.mark.parametrize("program", ["exec_loop", "exec_loop.py"])
 async def test_exec_in_a_loop(
-    program: str, spawn: Callable[..., Tracee], store: Path
+    program: str, strategy: str, spawn: Callable[..., Tracee], store: Path
 ) -> None:
-    times = 150 if program == "exec_loop" else TIMES
-    await capture_often(spawn(program, 0), store, times)
+    times = 100 if program == "exec_loop" else TIMES
+    await capture_often(spawn(program, 0), store, times, strategy=strategy)
 
 
 @pytest.mark.parametrize("every", [1 << 20, 8], ids=["untouched", "every-8th-page"])
@@ -99,7 +108,9 @@ async def test_memory_beyond_the_budget(
     # GIVEN 64 MiB dense, and room for 4
     tracee = spawn("big.py", 64 << 20, 1)
 
-    report = (await capture_often(tracee, store, 3, memory_limit=4 << 20))[-1]
+    report = (
+        await capture_often(tracee, store, 3, strategy="direct", memory_limit=4 << 20)
+    )[-1]
 
     assert "did not fit" in report.reason
     async with (
@@ -121,12 +132,13 @@ def marks_of(checkpoint: sa.Checkpoint) -> int:
     )
 
 
+@both
 async def test_a_thousand_signals_a_second(
-    spawn: Callable[..., Tracee], store: Path
+    strategy: str, spawn: Callable[..., Tracee], store: Path
 ) -> None:
     tracee = spawn("signals")
 
-    await capture_often(tracee, store)
+    await capture_often(tracee, store, strategy=strategy)
 
     sent = tracee.status[FIRST]
     until(lambda: tracee.status[PROGRESS] >= sent, "every signal to arrive")
@@ -185,14 +197,17 @@ async def test_a_stopped_program_stays_stopped(
     until(lambda: tracee.state == "S", "sleep to go on")
 
 
+@both
 async def test_two_places_of_one_counter_agree(
-    spawn: Callable[..., Tracee], tmp_path: Path
+    strategy: str, spawn: Callable[..., Tracee], store: Path
 ) -> None:
     tracee = spawn("twins")
     first, second = tracee.status[FIRST], tracee.status[SECOND]
 
     for _ in range(50):
-        async with await sa.capture(tracee.pid) as checkpoint:
+        (report,) = await capture_often(tracee, store, 1, strategy=strategy)
+        assert report.strategy == strategy, report.reason
+        async with await sa.Checkpoint.load(store / "it") as checkpoint:
             one = int.from_bytes(memory_at(checkpoint, first, 8), "little")
             other = int.from_bytes(memory_at(checkpoint, second, 8), "little")
 
@@ -233,7 +248,13 @@ async def test_killed_while_frozen(
             tracee.process.kill()
 
     with pytest.raises(sa.ProcessGoneError):
-        await sa.capture_to(tracee.pid, tmp_path / "it", memory_limit=0, on_event=kill)
+        await sa.capture_to(
+            tracee.pid,
+            tmp_path / "it",
+            strategy="direct",
+            memory_limit=0,
+            on_event=kill,
+        )
 
     assert not (tmp_path / "it").exists()
     assert tracee.process.wait() == -signal.SIGKILL
@@ -255,7 +276,12 @@ async def test_a_loop_that_does_not_come_back(
 
     with pytest.raises(sa.FreezeTimeoutError):
         await sa.capture_to(
-            tracee.pid, tmp_path / "it", memory_limit=0, timeout=0.5, on_event=block
+            tracee.pid,
+            tmp_path / "it",
+            strategy="direct",
+            memory_limit=0,
+            timeout=0.5,
+            on_event=block,
         )
 
     assert thawed
@@ -274,7 +300,11 @@ async def test_an_event_handler_that_fails(
     for _ in range(TIMES):
         with pytest.raises(ZeroDivisionError):
             await sa.capture_to(
-                tracee.pid, tmp_path / "it", memory_limit=0, on_event=fail
+                tracee.pid,
+                tmp_path / "it",
+                strategy="direct",
+                memory_limit=0,
+                on_event=fail,
             )
 
     sent = tracee.status[FIRST]

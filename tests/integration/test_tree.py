@@ -18,8 +18,9 @@ from tests.programs.status import FIRST, SECOND
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
+@pytest.mark.parametrize("strategy", ["direct", "fork"])
 async def test_a_token_is_in_one_place(
-    spawn: Callable[..., Tracee], tmp_path: Path
+    strategy: str, spawn: Callable[..., Tracee], tmp_path: Path
 ) -> None:
     tracee = spawn("token")
     place = tracee.status[FIRST]
@@ -30,7 +31,12 @@ async def test_a_token_is_in_one_place(
 
     for _ in range(50):
         report = await sa.capture_to(
-            tracee.pid, store / "it", tree=True, replace=True, durable=False
+            tracee.pid,
+            store / "it",
+            tree=True,
+            strategy=strategy,
+            replace=True,
+            durable=False,
         )
         assert set(report.children) == set(pids[1:])
         images = [store / "it"]
