@@ -281,13 +281,15 @@ class ThreadGroup:
         stop = ptrace.stop_siginfo(tracee.tid)
         if stop is None:
             return False
-        wait.take_stop_report(tracee.tid)
         signo, code = stop
         # Our interrupt and a group-stop are events; all else is a signal that the
         # thread was about to get (ptrace(2), "Stopped states").
         tracee.signal = 0 if code >> 8 == _EVENT_STOP else signo
+        # With the report the signal is gone if we are killed (wait_task_stopped() in
+        # kernel/exit.c clears exit_code): not before it has been handed over.
         if tracee.signal and self._deliver(tracee):
             return False
+        wait.take_stop_report(tracee.tid)
         tracee.undisturbed = code >> 8 == _EVENT_STOP and signo == signal.SIGTRAP
         tracee.stopped = True
         return True

@@ -158,14 +158,15 @@ class Interview:
         questions = questions_for(wish, gadgets)
         script = write_script(questions, registers, thread.mask, thread.xstate)
         try:
-            before = process_vm.read(tid, script.at, len(script.content))
-            self.changed = script.at, before
-            process_vm.write(tid, script.at, script.content)
+            before = process_vm.read(tid, script.return_at, len(script.content))
+            self.changed = script.return_at, before
+            process_vm.write(tid, script.return_at, script.content)
         except OSError as error:
             if error.errno != errno.EFAULT:
                 raise
             raise Refused("its stack has no room for one") from None
         # In this order: whenever we die, the thread finds its way back.
+        # (Without TRACESYSGOOD a thread at a system call would be sent SIGTRAP then.)
         ptrace.setoptions(tid, ptrace.Option.TRACESYSGOOD)
         ptrace.setregset(
             tid,
@@ -194,7 +195,7 @@ class Interview:
         ptrace.setsigmask(tid, thread.mask)
         ptrace.setregset(tid, ptrace.Regset.PRSTATUS, thread.registers)
         content = process_vm.read(tid, script.answers_at, questions.answer_bytes)
-        process_vm.write(tid, script.at, before)
+        process_vm.write(tid, script.return_at, before)
         if refusal is not None:
             raise refusal
         return questions.parse(content)

@@ -3,8 +3,8 @@
 No code is written for it. Each call is a frame (:mod:`.sigframe`); the clone
 "returns" into it, makes the call, and returns into the next::
 
-    at              floating-point state of the cloning thread
     return_at       frame: the cloning thread as it was
+                    its floating-point state
     chain_at        frame: rt_sigaction(SIGINT, NULL, answer)
                     …
                     frame: clone(2), for a snapshot of the memory
@@ -256,12 +256,11 @@ class _Chain:
 class Script:
     """Bytes for the stack of a cloning thread, and the addresses of their parts.
 
-    :ivar at: where the bytes begin
-    :ivar return_at: the cloning thread's stack pointer during its call
+    :ivar return_at: where the bytes begin; the cloning thread's stack pointer during
+        its call
     :ivar chain_at: the clone's
     """
 
-    at: int
     chain_at: int
     answers_at: int
     return_at: int
@@ -282,20 +281,21 @@ def write_script(
     area = xstate_area(xstate)
     chain_at = questions.place_below(registers[Register.RSP])
     answers_at = chain_at + questions.chain_bytes
-    return_at = chain_at - FRAME_BYTES
-    at = (return_at - len(area)) & -XSTATE_ALIGNMENT
+    # Not below the frame: the next capture, should we be killed, may find the thread
+    # here, and use what is below its stack pointer.
+    xstate_at = (chain_at - len(area)) & -XSTATE_ALIGNMENT
+    return_at = xstate_at - FRAME_BYTES
     segments = (registers[Register.CS], registers[Register.SS])
     content = b"".join(
         (
-            area.ljust(return_at - at, b"\0"),
-            sigframe(resumed(registers), mask, at, questions.sigreturn),
+            sigframe(resumed(registers), mask, xstate_at, questions.sigreturn),
+            area.ljust(chain_at - xstate_at, b"\0"),
             chain_for(questions, chain_at, segments),
             bytes(questions.answer_bytes),
             _CONSTANTS,
         )
     )
     return Script(
-        at=at,
         chain_at=chain_at,
         answers_at=answers_at,
         return_at=return_at,
