@@ -57,7 +57,9 @@ def end_snapshots(cast: Sequence[Subject], loop: LoopFacts) -> list[str]:
         if subject.snapshot is None:
             continue
         snapshot, subject.snapshot = subject.snapshot, None
-        snapshot.end()
+        gadget = subject.survey.means.gadgets.syscall
+        assert gadget is not None
+        snapshot.end(gadget.address)
         problem = _reap(subject, snapshot.inner_pid, loop)
         if problem:
             warnings.append(

@@ -53,6 +53,9 @@ class Call(IntEnum):
     CLOSE_RANGE = 436
 
 
+NO_CALL = (1 << 64) - 1
+"""``orig_rax`` of a thread that is not in a system call: nothing to restart."""
+
 USER_CS = 0x33
 """Code segment of 64-bit programs; 0x23 is that of 32-bit ones, ``asm/segment.h``."""
 

@@ -24,7 +24,7 @@ from array import array
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
-from sandlock_async.arch.x86_64 import Call, Register
+from sandlock_async.arch.x86_64 import NO_CALL, Call, Register
 from sandlock_async.injection.gadgets import Gadgets
 from sandlock_async.injection.questions import (
     Answers,
@@ -40,9 +40,6 @@ from sandlock_async.procfs.stat import parse_stat
 # CLONE_VM | FS | FILES | SIGHAND | VFORK | THREAD | SYSVSEM, linux/sched.h. VFORK also
 # lets the clone keep the alternate stack.
 _CLONE_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x4000 | 0x10000 | 0x40000
-
-_NO_CALL = (1 << 64) - 1
-"""``orig_rax`` of a thread that is not in a system call: nothing to restart."""
 
 _DOZE_US = 10
 _DOZE_S = 0.002
@@ -225,7 +222,7 @@ def _calling(registers: Sequence[int], script: Script, syscall: int) -> bytes:
     """Return the registers of a thread about to call clone(2)."""
     state = array("Q", registers)
     state[Register.RAX] = Call.CLONE
-    state[Register.ORIG_RAX] = _NO_CALL
+    state[Register.ORIG_RAX] = NO_CALL
     state[Register.RDI] = _CLONE_FLAGS
     state[Register.RSI] = script.chain_at
     state[Register.RDX] = state[Register.R10] = state[Register.R8] = 0

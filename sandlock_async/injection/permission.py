@@ -9,6 +9,7 @@ from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.procfs.status import parse_status
 
 _FILTERED = "2"  # SECCOMP_MODE_FILTER
+_LISTENER = b"anon_inode:seccomp notify"
 
 
 def is_unfiltered(status: bytes) -> bool:
@@ -16,10 +17,11 @@ def is_unfiltered(status: bytes) -> bool:
     return b"\nSeccomp:\t0\n" in status
 
 
-def filters_let_clone(pid: int, status: bytes) -> bool:
+def filters_let_clone(pid: int, status: bytes, *, sandboxed: bool) -> bool:
     """Whether the filters over a process are known to do no harm to a clone.
 
     :param status: its ``/proc/PID/status``
+    :param sandboxed: whether it is known to be in a sandbox of sandlock
     :raises OSError: ``ENOENT`` or ``ESRCH`` if it is gone
     """
     if is_unfiltered(status):
@@ -29,19 +31,55 @@ def filters_let_clone(pid: int, status: bytes) -> bool:
     return (
         fields.get("Seccomp") == _FILTERED
         and fields.get("Seccomp_filters") == "1"
-        and _is_supervised_by_sandlock(pid)
+        and (sandboxed or _is_supervised_by_sandlock(pid))
     )
 
 
 def _is_supervised_by_sandlock(pid: int) -> bool:
-    """Whether the nearest unfiltered ancestor has loaded sandlock."""
+    """Whether the filter was put on by the nearest unfiltered ancestor, with sandlock.
+
+    It may have other children, with filters of another kind. A filter of sandlock asks
+    its supervisor by a descriptor of its own: if there are as many of these as there
+    are such children, none is of another kind.
+    """
     while pid > 1:
         pid = parse_stat(files.read_record(f"/proc/{pid}/stat")).parent
         if not pid:
             return False  # of another pid namespace
         try:
             if is_unfiltered(files.read_record(f"/proc/{pid}/status")):
-                return b"sandlock" in files.read_file(f"/proc/{pid}/maps")
+                return b"sandlock" in files.read_file(
+                    f"/proc/{pid}/maps"
+                ) and _filtered_children(pid) <= _listeners(pid)
         except PermissionError:
             return False
     return False
+
+
+def _filtered_children(pid: int) -> int:
+    children = [
+        int(child)
+        for tid in files.list_numbers(f"/proc/{pid}/task")
+        for child in (_read(f"/proc/{pid}/task/{tid}/children") or b"").split()
+    ]
+    statuses = [_read(f"/proc/{child}/status") for child in children]
+    return sum(not is_unfiltered(status) for status in statuses if status is not None)
+
+
+def _listeners(pid: int) -> int:
+    found = 0
+    for fd in files.list_numbers(f"/proc/{pid}/fd"):
+        try:
+            found += files.read_link(f"/proc/{pid}/fd/{fd}") == _LISTENER
+        except FileNotFoundError:
+            continue  # closed since; our own of the listing, for one
+    return found
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        return files.read_file(path)
+    except OSError as error:
+        if not files.is_gone(error):
+            raise
+        return None

@@ -9,16 +9,18 @@ import errno
 import os
 import signal
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from sandlock_async.arch.x86_64 import Call
+from sandlock_async.arch.x86_64 import NO_CALL, Call, Register
 from sandlock_async.injection.questions import SNAPSHOT_NAME
 from sandlock_async.kernel import files, process_vm, ptrace, wait
 from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.procfs.status import parse_status
 
 _POLL_S = 0.0001
+_PATIENCE_S = 2.0
 _NAPPING = f"{int(Call.NANOSLEEP)} ".encode()
 _FIRST_TO_DIE = "1000"  # oom_score_adj, proc_pid_oom_score_adj(5)
 
@@ -62,12 +64,7 @@ class HeldSnapshot:
             check_aborted()
             self._check_alive()
             time.sleep(_POLL_S)
-        ptrace.interrupt(self.pid)
-        while ptrace.stop_siginfo(self.pid) is None:
-            check_aborted()
-            self._check_alive()
-            time.sleep(_POLL_S)
-        wait.take_stop_report(self.pid)
+        self._stop(check_aborted)
         address, content = self._changed
         process_vm.write(self.pid, address, content)
         try:
@@ -76,19 +73,44 @@ class HeldSnapshot:
         except PermissionError:
             pass  # not dumpable: it is short-lived all the same
 
-    def end(self) -> None:
-        """Kill it; it is a zombie of its process afterwards."""
+    def end(self, syscall: int) -> None:
+        """Have it end; it is a zombie of its process afterwards.
+
+        :param syscall: address of a ``syscall`` in its code
+        """
+        # By exit_group(2): a child that is killed counts for ever in the max_processes
+        # of a sandbox of sandlock 0.9.0.
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            if ptrace.stop_siginfo(self.pid) is None:
+                self._stop(lambda: None)
+            content = ptrace.getregset(self.pid, ptrace.Regset.PRSTATUS)
+            state = array("Q", content)
+            state[Register.RAX] = Call.EXIT_GROUP
+            state[Register.RDI] = 0
+            state[Register.ORIG_RAX] = NO_CALL
+            state[Register.RIP] = syscall
+            ptrace.setregset(self.pid, ptrace.Regset.PRSTATUS, state.tobytes())
+            ptrace.resume(self.pid)
         except ProcessLookupError:
-            pass
+            pass  # killed, or not stopped yet
+        patience = time.monotonic() + _PATIENCE_S
         while not wait.reap_thread(self.pid):
+            if time.monotonic() > patience:
+                os.kill(self.pid, signal.SIGKILL)
             time.sleep(_POLL_S)
+
+    def _stop(self, check_aborted: Callable[[], None]) -> None:
+        ptrace.interrupt(self.pid)
+        while ptrace.stop_siginfo(self.pid) is None:
+            check_aborted()
+            self._check_alive()
+            time.sleep(_POLL_S)
+        wait.take_stop_report(self.pid)
 
     def _check_alive(self) -> None:
         stat = parse_stat(files.read_record(f"/proc/{self.pid}/stat"))
         if stat.is_dead:
-            raise ProcessLookupError(f"the snapshot {self.pid} was killed")
+            raise ProcessLookupError(errno.ESRCH, f"the snapshot {self.pid} was killed")
 
 
 def _find_snapshot(pid: int, inner_pid: int) -> int:

@@ -67,9 +67,12 @@ def find_means(
     maps: bytes,
     mappings: Iterable[Mapping],
     vm_flags: "Iterable[frozenset[str]]",
+    *,
+    sandboxed: bool,
 ) -> Means:
     """Look at a running process.
 
+    :param sandboxed: whether it is known to be in a sandbox of sandlock
     :param maps: its mappings as ``/proc/PID/maps`` has them
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it is gone
     """
@@ -80,7 +83,8 @@ def find_means(
     if any(flags & _USERFAULTFD_FLAGS for flags in vm_flags):
         # To write below its stack could wait for the very program that stands still.
         return Means(gadgets=Gadgets(), obstacle="a userfaultfd handles its faults")
-    if not filters_let_clone(pid, files.read_record(f"/proc/{pid}/status")):
+    status = files.read_record(f"/proc/{pid}/status")
+    if not filters_let_clone(pid, status, sandboxed=sandboxed):
         return Means(
             gadgets=Gadgets(),
             obstacle="a seccomp filter that is not sandlock's might kill it for a clone",

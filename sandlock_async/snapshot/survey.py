@@ -121,7 +121,14 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         files=identify(pid, target.root_fd, mappings),
         details=read_details(pid),
         exclude_dontdump=exclude_dontdump,
-        means=find_means(pid, target.machine, maps, mappings, vm_flags.values()),
+        means=find_means(
+            pid,
+            target.machine,
+            maps,
+            mappings,
+            vm_flags.values(),
+            sandboxed=target.sandboxed,
+        ),
     )
 
 
