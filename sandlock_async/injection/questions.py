@@ -66,15 +66,17 @@ _RETURN_BYTES = 8
 class Answers:
     """What a clone has said of its process, and of the thread it is a clone of.
 
-    :ivar brk: the end of the heap; None if that could not be stored
+    What is None was not asked.
+
+    :ivar brk: the end of the heap; None, too, if that could not be stored
     :ivar snapshot: the pid of a copy of the process, in its own pid namespace; 0 if
         none was asked for or could be made
     """
 
     handlers: tuple[SignalAction, ...]
-    timers: tuple[IntervalTimer, ...]
-    brk: int | None
-    alt_stack: AltStack
+    timers: tuple[IntervalTimer, ...] | None = None
+    brk: int | None = None
+    alt_stack: AltStack | None = None
     snapshot: int = 0
 
 

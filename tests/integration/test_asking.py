@@ -64,20 +64,36 @@ async def test_no_wait_is_cut_short_and_no_signal_lost(
     assert len(tracee.threads()) == 1
 
 
-async def test_the_stack_is_as_it_was(sleeper: "subprocess.Popen[bytes]") -> None:
-    # GIVEN what lies below the stack of a program that sleeps
-    before = stack_of(sleeper.pid)
+@pytest.fixture
+def handler(spawn: Callable[..., Tracee]) -> Tracee:
+    """A program that pauses, and handles a signal."""
+    return spawn("states")
 
-    async with await sa.capture(sleeper.pid) as checkpoint:
-        assert handlers(checkpoint) is not None
+
+async def test_the_stack_is_as_it_was(handler: Tracee) -> None:
+    before = stack_of(handler.pid)
+
+    async with await sa.capture(handler.pid) as checkpoint:
+        assert handlers(checkpoint)
         start, content = before
         state = checkpoint.process_state
         captured = next(this for this in state.memory_data if this.start == start)
-        # Above it the kernel notes how long the sleep still is.
         below = state.regs[STACK_POINTER] - start
         assert bytes(captured.data)[:below] == content[:below]
 
-    assert stack_of(sleeper.pid)[1][:below] == content[:below]
+    assert stack_of(handler.pid)[1][:below] == content[:below]
+
+
+async def test_who_handles_no_signal_is_not_asked(
+    sleeper: "subprocess.Popen[bytes]",
+) -> None:
+    # It would take longer than the rest of the freeze, and tell hardly anything.
+    async with await sa.capture(sleeper.pid) as checkpoint:
+        details = checkpoint.process_state.details
+        assert details is not None
+        assert details.signals.handlers == ()
+        assert details.timers is None
+        assert details.layout.brk is None
 
 
 def stack_of(pid: int) -> tuple[int, bytes]:
@@ -124,18 +140,15 @@ def is_zombie(pid: int) -> bool:
     return ") Z " in Path(f"/proc/{pid}/stat").read_text()
 
 
-async def test_a_stopped_program_is_not_asked(
-    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
-) -> None:
-    sleeper.send_signal(signal.SIGSTOP)
-    stat = Path(f"/proc/{sleeper.pid}/stat")
-    until(lambda: ") T " in stat.read_text(), "it to stop")
+async def test_a_stopped_program_is_not_asked(handler: Tracee, tmp_path: Path) -> None:
+    handler.process.send_signal(signal.SIGSTOP)
+    until(lambda: handler.state == "T", "it to stop")
 
-    report = await sa.capture_to(sleeper.pid, tmp_path / "it")
+    report = await sa.capture_to(handler.pid, tmp_path / "it")
 
     assert [warning for warning in report.warnings if "handlers" in warning]
     assert "stop" in report.warnings[0]
-    assert ") T " in stat.read_text()
+    assert handler.state == "T"
     async with await sa.Checkpoint.load(tmp_path / "it") as checkpoint:
         assert handlers(checkpoint) is None
 

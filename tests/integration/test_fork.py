@@ -90,7 +90,12 @@ async def test_the_same_image_whatever_the_strategy(
         for strategy in ("direct", "fork")
     )
     # The kernel notes on the stack how long the sleep still is.
-    different = [path.name for path in direct if direct[path] != fork[path]]
+    # A copy comes with a clone, which knows the end of the heap, too.
+    different = [
+        path.name
+        for path in direct
+        if direct[path] != fork[path] and path.name != "process.json"
+    ]
     assert direct.keys() == fork.keys()
     assert len(different) <= 1, different
 
