@@ -161,13 +161,18 @@ def _read(subject: Subject) -> View:
         mappings,
         undisturbed=group.is_undisturbed(pid),
     )
+    shared = SharedMemory()
     try:
-        facts, details, plan, shared = _read_more(
-            subject, threads, mappings, asking.advance, changed=changed
-        )
-    finally:
-        asked = asking.finish(group.check_aborted)
-        group.hand_over(pid, asking.signal)
+        try:
+            facts, details, plan = _read_more(
+                subject, threads, mappings, shared, asking.advance, changed=changed
+            )
+        finally:
+            asked = asking.finish(group.check_aborted)
+            group.hand_over(pid, asking.signal)
+    except BaseException:
+        shared.close()
+        raise
     subject.source.copy(plan, shared)
     return View(
         facts=facts,
@@ -182,12 +187,14 @@ def _read_more(
     subject: Subject,
     threads: ThreadFacts,
     mappings: list[Mapping],
+    shared: SharedMemory,
     meanwhile: Callable[[], None],
     *,
     changed: bool,
-) -> tuple[Facts, RawDetails, Plan, SharedMemory]:
+) -> tuple[Facts, RawDetails, Plan]:
     """Read what can be read while a clone is asked, up to the plan for the copy.
 
+    :param shared: where files are opened for the copy
     :param meanwhile: called now and then
     """
     survey, pid = subject.survey, subject.target.pid
@@ -203,14 +210,9 @@ def _read_more(
     if changed:
         wanted = select(mappings, vm_flags, exclude_dontdump=excluding)
     meanwhile()
-    shared = SharedMemory()
-    try:
-        shared.open(pid, wanted.shared, facts.fds)
-        small = survey.expected_bytes <= _QUICKLY_SCANNED_BYTES
-        pages = scan_pages(pid, wanted, vm_flags, hold_gil=small)
-        meanwhile()
-        plan = subject.planner.plan(wanted, vm_flags, pages, shared.data)
-    except BaseException:
-        shared.close()
-        raise
-    return facts, details, plan, shared
+    shared.open(pid, wanted.shared, facts.fds)
+    small = survey.expected_bytes <= _QUICKLY_SCANNED_BYTES
+    pages = scan_pages(pid, wanted, vm_flags, hold_gil=small)
+    meanwhile()
+    plan = subject.planner.plan(wanted, vm_flags, pages, shared.data)
+    return facts, details, plan

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import sandlock_async as sa
+from sandlock_async.snapshot.asking import Asking
 from tests.conftest import Tracee, missing, until
 from tests.integration.wheels import READABLE
 from tests.programs.status import ERRORS, FIRST
@@ -224,3 +225,34 @@ async def test_in_a_sandbox_with_few_processes() -> None:
     finally:
         box.kill()
         box.wait()
+
+
+SHARING = """
+import mmap, os, time
+fd = os.memfd_create("shared")
+os.ftruncate(fd, 1 << 16)
+memory = mmap.mmap(fd, 1 << 16)
+memory[:] = b"x" * len(memory)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+async def test_killed_while_it_is_asked(
+    python: Callable[[str], "subprocess.Popen[bytes]"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # GIVEN shared memory, whose files are opened meanwhile
+    process = python(SHARING)
+    finish = Asking.finish
+
+    def killed(asking: Asking, check_aborted: Callable[[], None]) -> Any:
+        os.kill(process.pid, signal.SIGKILL)  # Popen.kill() waits for it first
+        return finish(asking, check_aborted)
+
+    monkeypatch.setattr(Asking, "advance", lambda _: None)
+    monkeypatch.setattr(Asking, "finish", killed)
+
+    with pytest.raises(sa.ProcessGoneError):
+        await sa.capture(process.pid)
+    # THEN nothing_left
