@@ -13,7 +13,7 @@ import pytest
 
 import sandlock_async as sa
 from sandlock_async.snapshot.asking import Asking
-from tests.conftest import Tracee, missing, until
+from tests.conftest import Tracee, missing, on_one_cpu, until
 from tests.integration.wheels import READABLE
 from tests.programs.status import ERRORS, FIRST
 
@@ -225,6 +225,52 @@ async def test_in_a_sandbox_with_few_processes() -> None:
     finally:
         box.kill()
         box.wait()
+
+
+STOP_THE_CLONE = """
+import ctypes, os, sys
+pid = int(sys.argv[1])
+stopped = {pid}
+tgkill = ctypes.CDLL(None).syscall
+print("ready", flush=True)
+while True:
+    for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+        if tid not in stopped:
+            tgkill(234, pid, tid, 19)  # SIGSTOP
+            stopped.add(tid)
+"""
+
+
+async def test_a_stop_that_catches_the_clone(
+    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    os.setpriority(os.PRIO_PROCESS, sleeper.pid, 19)
+    stat = Path(f"/proc/{sleeper.pid}/stat")
+    command = [sys.executable, "-c", STOP_THE_CLONE, str(sleeper.pid)]
+    with on_one_cpu():  # the sleeper's, which has little of it then
+        busy = subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"])
+    stopper = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert stopper.stdout is not None
+        stopper.stdout.readline()
+        for _ in range(200):
+            report = await sa.capture_to(
+                sleeper.pid, tmp_path / "it", replace=True, durable=False
+            )
+            assert report.freeze_ms < 5000  # of 10,000 after which it is given up
+            if ") T " in stat.read_text():
+                break
+        # THEN it has stopped, as its parent is told, and can go on
+        until(lambda: ") T " in stat.read_text(), "it to stop")
+        _, status = os.waitpid(sleeper.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+    finally:
+        for process in (busy, stopper):
+            process.kill()
+            process.communicate()
+    sleeper.send_signal(signal.SIGCONT)
+    until(lambda: ") S " in stat.read_text(), "it to sleep on")
+    assert os.listdir(f"/proc/{sleeper.pid}/task") == [str(sleeper.pid)]
 
 
 SHARING = """
