@@ -72,12 +72,14 @@ class Thread(NamedTuple):
     """A frozen thread that may make a clone of itself.
 
     :ivar registers: the words of ``NT_PRSTATUS``, as bytes
+    :ivar stack_start: the lowest address of its stack
     """
 
     tid: int
     registers: bytes
     mask: int
     xstate: bytes
+    stack_start: int
 
 
 class Interview:
@@ -196,6 +198,8 @@ def _steps(
     registers = memoryview(thread.registers).cast("Q")
     questions = questions_for(signals, gadgets)
     script = write_script(questions, registers, thread.mask, thread.xstate)
+    if script.at < thread.stack_start:
+        raise Refused("its stack has no room for one")
     try:
         before = process_vm.read(tid, script.at, len(script.content))
         process_vm.write(tid, script.at, script.content)

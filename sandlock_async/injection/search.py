@@ -1,6 +1,6 @@
 """Finding gadgets in the code of a running program."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from sandlock_async.injection.gadgets import LONGEST, Gadgets, find_gadgets
 from sandlock_async.kernel import files, process_vm
@@ -38,11 +38,24 @@ def search_gadgets(pid: int, mappings: Iterable[Mapping]) -> Gadgets:
     return found
 
 
-def are_there(pid: int, gadgets: Gadgets) -> bool:
-    """Whether the code of all gadgets is still where it was."""
+def are_there(
+    pid: int, gadgets: Gadgets, mappings: Collection[Mapping] | None = None
+) -> bool:
+    """Whether the code of all gadgets is still where it was.
+
+    :param mappings: those of the program, if they are not as they were
+    """
     present = gadgets.present()
     if not present:
         return True
+    if mappings is not None and not all(
+        any(
+            "x" in this.map.perms and this.map.start <= gadget.address < this.map.end
+            for this in mappings
+        )
+        for gadget in present
+    ):
+        return False
     places = [(gadget.address, len(gadget.code)) for gadget in present]
     try:
         return process_vm.read_all(pid, places) == b"".join(

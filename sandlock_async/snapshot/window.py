@@ -160,6 +160,7 @@ def _read(subject: Subject) -> View:
         survey.means,
         mappings,
         undisturbed=group.is_undisturbed(pid),
+        changed=changed,
     )
     shared = SharedMemory()
     try:

@@ -179,6 +179,32 @@ async def test_a_program_with_a_filter_of_its_own_is_not_asked(
     assert process.poll() is None
 
 
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("dispatch", "dispatch its system calls"),
+        ("step", "steps through"),
+        ("patch", "changed"),
+        ("crouch", "no room"),
+    ],
+)
+async def test_a_program_that_would_not_survive_it(
+    spawn: Callable[..., Tracee], tmp_path: Path, what: str, reason: str
+) -> None:
+    tracee = spawn("delicate", what)
+
+    # What it does it does not do all the time.
+    for _ in range(300):
+        report = await sa.capture_to(
+            tracee.pid, tmp_path / "it", replace=True, durable=False
+        )
+        if any(reason in warning for warning in report.warnings):
+            break
+
+    tracee.check_runs_on()
+    assert reason in str(report.warnings)
+
+
 LIMITED = """
 import os, resource, time
 if os.getuid() == 0:
