@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sandlock_async as sa
+from sandlock_async.injection import search
+from sandlock_async.injection.gadgets import Gadgets
+from sandlock_async.procfs.maps import Mapping, parse_maps
 from sandlock_async.snapshot.asking import Asking
 from tests.conftest import Tracee, missing, on_one_cpu, until
 from tests.integration.wheels import READABLE
@@ -130,6 +134,38 @@ async def test_a_stopped_program_is_not_asked(
     assert ") T " in stat.read_text()
     async with await sa.Checkpoint.load(tmp_path / "it") as checkpoint:
         assert handlers(checkpoint) is None
+
+
+def test_what_an_execve_hides_is_not_remembered(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a look at where everything was before it
+    monkeypatch.setattr(search, "_KNOWN", {})
+    mappings = parse_maps(Path(f"/proc/{sleeper.pid}/maps").read_bytes())
+    old = [moved(mapping, -1 << 36) for mapping in mappings]
+    assert not search.search_gadgets(sleeper.pid, old).usable
+
+    assert search.search_gadgets(sleeper.pid, mappings).usable
+    # THEN by what is remembered, too
+    assert search.search_gadgets(sleeper.pid, mappings).usable
+
+
+def test_what_another_program_has_overwritten(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mappings = parse_maps(Path(f"/proc/{sleeper.pid}/maps").read_bytes())
+    monkeypatch.setattr(search, "_KNOWN", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "find_gadgets", lambda _: Gadgets())
+        assert not search.search_gadgets(sleeper.pid, mappings).usable
+
+    assert search.search_gadgets(sleeper.pid, mappings).usable
+
+
+def moved(mapping: Mapping, distance: int) -> Mapping:
+    this = mapping.map
+    start, end = this.start + distance, this.end + distance
+    return replace(mapping, map=replace(this, start=start, end=end))
 
 
 @pytest.fixture
