@@ -182,7 +182,7 @@ class ThreadGroup:
         return found
 
     def _seize(self, tid: int) -> bool:
-        began = time.monotonic()
+        denied: float | None = None  # since when; the first request may have blocked
         while True:
             self._check_time([tid])
             if self._tracees and self._reaper is None:
@@ -192,6 +192,7 @@ class ThreadGroup:
             except ProcessLookupError:
                 return False  # ended since it was listed
             except PermissionError as error:
+                now = time.monotonic()
                 stat = self._stat_of(tid)
                 if stat is None:
                     return False
@@ -200,12 +201,13 @@ class ThreadGroup:
                         wait.reap_thread(tid)
                         return False
                     self._check_leader(stat)
-                    began = time.monotonic()
+                    denied = now
                 tracer = _tracer_of(tid)
                 if tracer == threading.get_native_id():
                     break  # a tracee that called execve(2) and took this number
                 patience = _FOREIGN_TRACER_S if tracer else _EXEC_S
-                if time.monotonic() - began > patience:
+                denied = now if denied is None else denied
+                if now - denied > patience:
                     raise explain_denial(self.pid, tid, stat) from error
                 time.sleep(0.001)
             else:

@@ -111,6 +111,7 @@ def _reap_once(subject: Subject, inner_pid: int, means: Means) -> str:
             means,
             mappings,
             undisturbed=group.is_undisturbed(pid),
+            changed=True,
             snapshot=False,
         )
         asked = asking.finish(group.check_aborted)

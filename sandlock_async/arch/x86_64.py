@@ -61,6 +61,9 @@ USER_CS = 0x33
 
 USER_SS = 0x2B
 
+TRAP_FLAG = 0x100
+"""Of ``eflags``: a SIGTRAP after each instruction."""
+
 RED_ZONE_BYTES = 128
 """What a function may use below its stack pointer, System V ABI."""
 

@@ -15,6 +15,8 @@ nothing is copied, and as a thread it leaves no zombie. What keeps the program s
   and exits; the thread then returns through a frame that restores all of it. (Only
   then a sleep, a poll(2) or a pause(2) may end early, with ``EINTR``.)
 - The bytes below the stack that were written over are put back.
+- SIGSTOP cannot be blocked. The kernel may hand it to the clone, and the thread could
+  not stop as long as that one does: then the clone is made to go on nevertheless.
 """
 
 import errno
@@ -35,7 +37,7 @@ from sandlock_async.injection.questions import (
 )
 from sandlock_async.injection.sigframe import ALL_SIGNALS
 from sandlock_async.kernel import files, libc, process_vm, ptrace, wait
-from sandlock_async.procfs.stat import parse_stat
+from sandlock_async.procfs.stat import Stat, parse_stat
 
 # CLONE_VM | FS | FILES | SIGHAND | VFORK | THREAD | SYSVSEM, linux/sched.h. VFORK also
 # lets the clone keep the alternate stack.
@@ -70,12 +72,14 @@ class Thread(NamedTuple):
     """A frozen thread that may make a clone of itself.
 
     :ivar registers: the words of ``NT_PRSTATUS``, as bytes
+    :ivar stack_start: the lowest address of its stack
     """
 
     tid: int
     registers: bytes
     mask: int
     xstate: bytes
+    stack_start: int
 
 
 class Interview:
@@ -94,6 +98,7 @@ class Interview:
         self._answers: Answers | None = None
         self._refusal: Refused | None = None
         self._over = False
+        self._clone: int | None = None  # traced, if it stopped
         self.advance()
 
     def advance(self) -> None:
@@ -133,7 +138,7 @@ class Interview:
                 libc.rest(_REST_US)  # the copy of a large process's page tables
             if now - looked > _ALIVE_S:
                 looked = now
-                self._check_alive()
+                self._look_after()
             if now - began > _PATIENCE_S and not interrupted:
                 # It ends a call that waits for a supervisor, and is harmless else.
                 interrupted = True
@@ -141,6 +146,8 @@ class Interview:
             if now - began > 2 * _PATIENCE_S:
                 check_aborted()
                 time.sleep(0.001)
+        if self._clone is not None:
+            wait.reap_thread(self._clone)  # too early? The end of this thread does it.
         if self._answers is None:
             raise self._refusal or Refused("it was given up")
         return self._answers
@@ -154,6 +161,8 @@ class Interview:
         registers = memoryview(thread.registers).cast("Q")
         questions = questions_for(wish, gadgets)
         script = write_script(questions, registers, thread.mask, thread.xstate)
+        if script.return_at < thread.stack_start:
+            raise Refused("its stack has no room for one")
         try:
             before = process_vm.read(tid, script.return_at, len(script.content))
             self.changed = script.return_at, before
@@ -197,13 +206,33 @@ class Interview:
             raise refusal
         return questions.parse(content)
 
-    def _check_alive(self) -> None:
+    def _look_after(self) -> None:
+        """See why it takes so long, and help."""
         # Neither a running tracee nor a dead one says anything to ptrace(2).
-        stat = parse_stat(files.read_record(f"/proc/{self._tid}/stat"))
-        if stat.is_dead:
+        if _stat(self._tid).is_dead:
             raise ProcessLookupError(
                 errno.ESRCH, f"process {self._tid} was killed while it was asked"
             )
+        if self._clone is None:
+            self._clone = self._seize_stopped()
+        if self._clone is not None:
+            stop = ptrace.stop_siginfo(self._clone)
+            if stop is not None:
+                wait.take_stop_report(self._clone)
+                signal, code = stop
+                event = code >> 8 == _EVENT_STOP
+                ptrace.resume(self._clone, 0 if event else signal)
+
+    def _seize_stopped(self) -> int | None:
+        """Trace the clone if it has stopped; all others are traced, and not "T"."""
+        for tid in files.list_numbers(f"/proc/{self._tid}/task"):
+            try:
+                if _stat(tid).state == "T":
+                    ptrace.seize(tid)
+                    return tid
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                pass  # ended since
+        return None
 
 
 def rehearse(thread: Thread, wish: Wish, gadgets: Gadgets) -> None:
@@ -229,6 +258,10 @@ def _calling(registers: Sequence[int], script: Script, syscall: int) -> bytes:
     state[Register.RIP] = syscall
     state[Register.RSP] = script.return_at
     return state.tobytes()
+
+
+def _stat(tid: int) -> Stat:
+    return parse_stat(files.read_record(f"/proc/{tid}/stat"))
 
 
 def _result(tid: int) -> int:

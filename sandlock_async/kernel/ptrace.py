@@ -28,6 +28,7 @@ class Request(IntEnum):
     GETSIGMASK = 0x420A
     SETSIGMASK = 0x420B
     GET_RSEQ_CONFIGURATION = 0x420F
+    GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4211
 
 
 class Option(IntFlag):
@@ -81,6 +82,17 @@ class ptrace_rseq_configuration(ctypes.Structure):
         ("signature", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
         ("pad", ctypes.c_uint32),
+    ]
+
+
+class ptrace_sud_config(ctypes.Structure):
+    """``struct ptrace_sud_config``, ``linux/ptrace.h``."""
+
+    _fields_ = [
+        ("mode", ctypes.c_uint64),
+        ("selector", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("len", ctypes.c_uint64),
     ]
 
 
@@ -271,6 +283,22 @@ def get_rseq(tid: int) -> tuple[int, int, int, int]:
         found.signature,
         found.flags,
     )
+
+
+def may_dispatch_calls(tid: int) -> bool:
+    """Whether a stopped tracee may get a SIGSYS instead of a system call.
+
+    By prctl(2), ``PR_SET_SYSCALL_USER_DISPATCH``; kernels before 6.4 do not tell.
+
+    :raises OSError: ``ESRCH`` if the tracee is gone or running
+    """
+    found = ptrace_sud_config()
+    size, place = ctypes.sizeof(found), ctypes.addressof(found)
+    if _ptrace(Request.GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, place) == -1:
+        if ctypes.get_errno() in (errno.EIO, errno.EINVAL):
+            return True
+        check(-1, "ptrace", "GET_SYSCALL_USER_DISPATCH_CONFIG", tid)
+    return bool(found.mode)
 
 
 def get_robust_list(tid: int, syscall: int) -> tuple[int, int]:

@@ -7,9 +7,10 @@ the sets of ``/proc/PID/status`` tell the actions, so it is spared.
 
 import errno
 import re
+import signal
 import threading
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from sandlock_async.arch import x86_64
@@ -26,9 +27,9 @@ from sandlock_async.injection.questions import (
 )
 from sandlock_async.injection.search import are_there, search_gadgets
 from sandlock_async.injection.snapshots import find_zombies
-from sandlock_async.kernel import files, process_vm
+from sandlock_async.kernel import files, process_vm, ptrace
 from sandlock_async.kernel.scratch import SCRATCH, SCRATCH_BYTES
-from sandlock_async.model import SignalAction
+from sandlock_async.model import MemoryMap, SignalAction
 from sandlock_async.procfs.maps import Mapping
 from sandlock_async.procfs.syscall import parse_stack_pointer
 from sandlock_async.snapshot.thread_facts import RawThread
@@ -39,6 +40,7 @@ _CHILD_ENDED = 1 << 16  # SIGCHLD: ignored, its flags matter (SA_NOCLDWAIT)
 _SHADOW_STACK = b"shstk"  # in the line x86_Thread_features
 _CRITICAL_SECTION_AT = 8  # rseq_cs of struct rseq, linux/rseq.h
 _XSTATE_BYTES = 832  # of a machine with AVX; any will do
+_SIGSYS = 1 << signal.SIGSYS - 1  # what a dispatched call ends in: it has a handler
 _USERFAULTFD_FLAGS = frozenset(("um", "uw", "ui"))
 
 
@@ -69,7 +71,6 @@ class Means:
 def find_means(
     pid: int,
     machine: Machine,
-    maps: bytes,
     mappings: Iterable[Mapping],
     vm_flags: "Iterable[frozenset[str]]",
     *,
@@ -78,7 +79,6 @@ def find_means(
     """Look at a running process.
 
     :param sandboxed: whether it is known to be in a sandbox of sandlock
-    :param maps: its mappings as ``/proc/PID/maps`` has them
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it is gone
     """
     if machine.name != x86_64.MACHINE.name:
@@ -94,7 +94,7 @@ def find_means(
             gadgets=Gadgets(),
             obstacle="a seccomp filter that is not sandlock's might kill it for a clone",
         )
-    gadgets = search_gadgets(pid, maps, mappings)
+    gadgets = search_gadgets(pid, mappings)
     if not gadgets.usable:
         return Means(
             gadgets=gadgets,
@@ -107,6 +107,7 @@ class Asking:
     """A clone is asked while other things of the frozen process are read.
 
     :param undisturbed: whether the main thread was stopped by us, and by nothing else
+    :param changed: whether the mappings are others than the means were found in
     :param snapshot: make a copy of the process, too
     :ivar signal: what it is to be handed at the detach, if that has changed
     """
@@ -116,9 +117,10 @@ class Asking:
         main: RawThread,
         status: bytes,
         means: Means,
-        mappings: Iterable[Mapping],
+        mappings: Collection[Mapping],
         *,
         undisturbed: bool,
+        changed: bool,
         snapshot: bool,
     ) -> None:
         self.signal: int = 0
@@ -129,15 +131,25 @@ class Asking:
         if not _is_needed(ignored, caught, means, snapshot=snapshot):
             self._known = Answers(handlers=_ignored_actions(ignored))
             return
+        stack = next(
+            (this.map for this in mappings if this.map.path == "[stack]"), None
+        )
         self._obstacle = means.obstacle or (
-            _obstacle(main, status, means, mappings)
+            _obstacle(main, status, stack)
             if undisturbed
             else "a signal was about to stop it or to be handled"
         )
-        if not self._obstacle:
-            thread = Thread(main.tid, main.registers, main.signal_mask, main.xstate)
-            wish = Wish(ignored | caught, means.zombies, snapshot)
-            self._interview = Interview(thread, wish, means.gadgets)
+        if self._obstacle:
+            return
+        assert stack is not None
+        if not are_there(main.tid, means.gadgets, mappings if changed else None):
+            self._obstacle = "its code has changed just now"
+            return
+        thread = Thread(
+            main.tid, main.registers, main.signal_mask, main.xstate, stack.start
+        )
+        wish = Wish(ignored | caught, means.zombies, snapshot)
+        self._interview = Interview(thread, wish, means.gadgets)
 
     def advance(self) -> None:
         """Go on, if the clone is ready to."""
@@ -182,7 +194,7 @@ def rehearse(pid: int, status: bytes, means: Means, *, snapshot: bool) -> None:
     registers[x86_64.Register.SS] = x86_64.USER_SS
     registers[x86_64.Register.RSP] = SCRATCH.address + SCRATCH_BYTES
     this = threading.get_native_id()
-    main = Thread(this, registers.tobytes(), 0, bytes(_XSTATE_BYTES))
+    main = Thread(this, registers.tobytes(), 0, bytes(_XSTATE_BYTES), 0)
     rehearse_interview(main, wish, means.gadgets)
     stack_pointer = parse_stack_pointer(files.read_record(f"/proc/{pid}/syscall"))
     if stack_pointer:
@@ -196,30 +208,29 @@ def _is_needed(ignored: int, caught: int, means: Means, *, snapshot: bool) -> bo
     return bool(caught or ignored & _CHILD_ENDED or means.zombies or snapshot)
 
 
-def _obstacle(
-    main: RawThread, status: bytes, means: Means, mappings: Iterable[Mapping]
-) -> str:
+def _obstacle(main: RawThread, status: bytes, stack: MemoryMap | None) -> str:
     """Return why no clone may be made, nothing if one may."""
     registers = memoryview(main.registers).cast("Q")
     if len(registers) != len(x86_64.Register):
         return "it runs 32-bit code"
     if registers[x86_64.Register.CS] != x86_64.USER_CS:
         return "it runs 32-bit code"
+    if registers[x86_64.Register.EFLAGS] & x86_64.TRAP_FLAG:
+        return "it steps through its own code"
     if not is_unfiltered(status) and b"\nSeccomp_filters:\t1\n" not in status:
         return "it has installed a seccomp filter"
+    if _signals(status)[1] & _SIGSYS and ptrace.may_dispatch_calls(main.tid):
+        return "it may dispatch its system calls to itself"
     if _SHADOW_STACK in status:
         return "it has a shadow stack"
     if main.rseq is None:
         return "the kernel does not tell whether it is in a restartable sequence"
     if not main.xstate:
         return "its floating-point state is not known"
-    stack = next((this.map for this in mappings if this.map.path == "[stack]"), None)
     if stack is None or not stack.start <= registers[x86_64.Register.RSP] < stack.end:
         return "its main thread does not run on its ordinary stack"
     if main.rseq[0] and _in_critical_section(main.tid, main.rseq[0]):
         return "it is in a restartable sequence"
-    if not are_there(main.tid, means.gadgets):
-        return "its code has changed just now"
     return ""
 
 

@@ -124,7 +124,6 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         means=find_means(
             pid,
             target.machine,
-            maps,
             mappings,
             vm_flags.values(),
             sandboxed=target.sandboxed,

@@ -166,6 +166,7 @@ def _read(subject: Subject) -> View:
         survey.means,
         mappings,
         undisturbed=group.is_undisturbed(pid),
+        changed=changed,
         snapshot=subject.forks,
     )
     copy: _Copy | None = None
@@ -176,8 +177,7 @@ def _read(subject: Subject) -> View:
         if not subject.forks:
             copy = _plan(subject, wanted, vm_flags, facts)
     finally:
-        asked = asking.finish(group.check_aborted)
-        group.hand_over(pid, asking.signal)
+        asked = _finish(subject, asking, copy)
     if copy is None:
         _take_snapshot(subject, asked, asking.changed, wanted, vm_flags, facts)
     else:
@@ -192,6 +192,18 @@ def _read(subject: Subject) -> View:
 
 
 _Copy = tuple[Plan, SharedMemory]
+
+
+def _finish(subject: Subject, asking: Asking, copy: _Copy | None) -> Answers | Unasked:
+    """Wait for the clone's end; if that fails the copy is not made."""
+    try:
+        return asking.finish(subject.group.check_aborted)
+    except BaseException:
+        if copy is not None:
+            copy[1].close()
+        raise
+    finally:
+        subject.group.hand_over(subject.target.pid, asking.signal)
 
 
 def _read_more(

@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sandlock_async as sa
-from tests.conftest import Tracee, missing, until
+from sandlock_async.injection import search
+from sandlock_async.injection.gadgets import Gadgets
+from sandlock_async.procfs.maps import Mapping, parse_maps
+from sandlock_async.snapshot.asking import Asking
+from tests.conftest import Tracee, missing, on_one_cpu, until
 from tests.integration.wheels import READABLE
 from tests.programs.status import ERRORS, FIRST
 
@@ -153,6 +158,38 @@ async def test_a_stopped_program_is_not_asked(handler: Tracee, tmp_path: Path) -
         assert handlers(checkpoint) is None
 
 
+def test_what_an_execve_hides_is_not_remembered(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a look at where everything was before it
+    monkeypatch.setattr(search, "_KNOWN", {})
+    mappings = parse_maps(Path(f"/proc/{sleeper.pid}/maps").read_bytes())
+    old = [moved(mapping, -1 << 36) for mapping in mappings]
+    assert not search.search_gadgets(sleeper.pid, old).usable
+
+    assert search.search_gadgets(sleeper.pid, mappings).usable
+    # THEN by what is remembered, too
+    assert search.search_gadgets(sleeper.pid, mappings).usable
+
+
+def test_what_another_program_has_overwritten(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mappings = parse_maps(Path(f"/proc/{sleeper.pid}/maps").read_bytes())
+    monkeypatch.setattr(search, "_KNOWN", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "find_gadgets", lambda _: Gadgets())
+        assert not search.search_gadgets(sleeper.pid, mappings).usable
+
+    assert search.search_gadgets(sleeper.pid, mappings).usable
+
+
+def moved(mapping: Mapping, distance: int) -> Mapping:
+    this = mapping.map
+    start, end = this.start + distance, this.end + distance
+    return replace(mapping, map=replace(this, start=start, end=end))
+
+
 @pytest.fixture
 def python() -> Iterator[Callable[[str], "subprocess.Popen[bytes]"]]:
     """Run a Python program that prints a line when it is ready."""
@@ -198,6 +235,32 @@ async def test_a_program_with_a_filter_of_its_own_is_not_asked(
 
     assert "seccomp" in report.warnings[0]
     assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("dispatch", "dispatch its system calls"),
+        ("step", "steps through"),
+        ("patch", "changed"),
+        ("crouch", "no room"),
+    ],
+)
+async def test_a_program_that_would_not_survive_it(
+    spawn: Callable[..., Tracee], tmp_path: Path, what: str, reason: str
+) -> None:
+    tracee = spawn("delicate", what)
+
+    # What it does it does not do all the time.
+    for _ in range(300):
+        report = await sa.capture_to(
+            tracee.pid, tmp_path / "it", replace=True, durable=False
+        )
+        if any(reason in warning for warning in report.warnings):
+            break
+
+    tracee.check_runs_on()
+    assert reason in str(report.warnings)
 
 
 LIMITED = """
@@ -246,3 +309,84 @@ async def test_in_a_sandbox_with_few_processes() -> None:
     finally:
         box.kill()
         box.wait()
+
+
+STOP_THE_CLONE = """
+import ctypes, os, sys
+pid = int(sys.argv[1])
+stopped = {pid}
+tgkill = ctypes.CDLL(None).syscall
+print("ready", flush=True)
+while True:
+    for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+        if tid not in stopped:
+            tgkill(234, pid, tid, 19)  # SIGSTOP
+            stopped.add(tid)
+"""
+
+
+async def test_a_stop_that_catches_the_clone(
+    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    os.setpriority(os.PRIO_PROCESS, sleeper.pid, 19)
+    stat = Path(f"/proc/{sleeper.pid}/stat")
+    command = [sys.executable, "-c", STOP_THE_CLONE, str(sleeper.pid)]
+    with on_one_cpu():  # the sleeper's, which has little of it then
+        busy = subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"])
+    stopper = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert stopper.stdout is not None
+        stopper.stdout.readline()
+        for _ in range(200):
+            report = await sa.capture_to(
+                sleeper.pid,
+                tmp_path / "it",
+                strategy="fork",
+                replace=True,
+                durable=False,
+            )
+            assert report.freeze_ms < 5000  # of 10,000 after which it is given up
+            if ") T " in stat.read_text():
+                break
+        # THEN it has stopped, as its parent is told, and can go on
+        until(lambda: ") T " in stat.read_text(), "it to stop")
+        _, status = os.waitpid(sleeper.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+    finally:
+        for process in (busy, stopper):
+            process.kill()
+            process.communicate()
+    sleeper.send_signal(signal.SIGCONT)
+    until(lambda: ") S " in stat.read_text(), "it to sleep on")
+    assert os.listdir(f"/proc/{sleeper.pid}/task") == [str(sleeper.pid)]
+
+
+SHARING = """
+import mmap, os, time
+fd = os.memfd_create("shared")
+os.ftruncate(fd, 1 << 16)
+memory = mmap.mmap(fd, 1 << 16)
+memory[:] = b"x" * len(memory)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+async def test_killed_while_it_is_asked(
+    python: Callable[[str], "subprocess.Popen[bytes]"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # GIVEN shared memory, whose files are opened meanwhile
+    process = python(SHARING)
+    finish = Asking.finish
+
+    def killed(asking: Asking, check_aborted: Callable[[], None]) -> Any:
+        os.kill(process.pid, signal.SIGKILL)  # Popen.kill() waits for it first
+        return finish(asking, check_aborted)
+
+    monkeypatch.setattr(Asking, "advance", lambda _: None)
+    monkeypatch.setattr(Asking, "finish", killed)
+
+    with pytest.raises(sa.ProcessGoneError):
+        await sa.capture(process.pid)
+    # THEN nothing_left
