@@ -255,6 +255,10 @@ async def capture_to(
             image = await workers.run(laid_out)
             for child in scene.snapshots[1:]:
                 await draft.add_child(child.target.pid)
+            await draft.write_memory(image.files)
+            if any(this.source.unreadable for this in scene.snapshots):
+                # What cannot be read of a copy has only been found out now.
+                image = await workers.run(laid_out)
             written = await draft.commit(image.files)
             captured = await workers.run(lambda: image.files.memory_bytes)
         finally:

@@ -66,6 +66,7 @@ class Checkpoint(Picture):
         ):
             named = self.named(destination.name)
             laid_out = await workers.run(lay_out, named, layout)
+            await draft.write_memory(laid_out.files)
             await draft.commit(laid_out.files)
         for warning in laid_out.warnings:
             warnings.warn(warning, ConversionWarning, stacklevel=2)

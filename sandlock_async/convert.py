@@ -64,6 +64,7 @@ async def convert(
                 for child in family[1:]:
                     await draft.add_child(child.picture.process_state.pid)
                 linked_bytes, left = await draft.share(laid_out.files)
+                await draft.write_memory(left)
                 copied_bytes = await draft.commit(left)
         finally:
             await workers.run(_close, family)

@@ -119,6 +119,10 @@ class ForkedSource(Source):
             )
         return tuple(sorted(reasons, key=_start_of))
 
+    @property
+    def unreadable(self) -> bool:
+        return bool(self._memory.unreadable())
+
     def close(self) -> None:
         if self._files is not None:
             self._files.close()

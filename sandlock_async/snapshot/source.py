@@ -41,6 +41,11 @@ class Source(ABC):
         What cannot be read of a snapshot is known when it has been read.
         """
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether anything could not be read that was only tried after the thaw."""
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """Give the memory back; closing twice does nothing."""

@@ -9,10 +9,11 @@ from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image import layout
 from sandlock_async.image.files import ImageFiles
 from sandlock_async.store.buffers import Buffers
+from sandlock_async.store.holes import Run
 from sandlock_async.store.links import share_segments
 from sandlock_async.store.refusals import store_error
 from sandlock_async.store.stage import Stage
-from sandlock_async.store.stream import Run, SegmentStream
+from sandlock_async.store.stream import SegmentStream
 from sandlock_async.workers import Workers
 
 
@@ -39,8 +40,19 @@ class Draft:
             )
         return shared.linked_bytes, shared.files
 
+    async def write_memory(self, files: ImageFiles) -> None:
+        """Write the memory files.
+
+        :raises NoSpaceError: if the disk is full
+        :raises StoreError: if they cannot be written
+        """
+        async with self._translated(lambda: files.memory_bytes):
+            await self.stream.write_all(files.segments)
+
     async def commit(self, files: ImageFiles) -> int:
-        """Write what is missing and put the image at its place, whole.
+        """Write the small files, and put the image at its place, whole.
+
+        The memory files have been written, or shared.
 
         :return: bytes written to the disk
         :raises NoSpaceError: if the disk is full
@@ -56,7 +68,6 @@ class Draft:
 
         async with self._translated(lambda: files.memory_bytes):
             await self._workers.run(write_metadata)
-            await self.stream.write_all(files.segments)
             await self._workers.run(stage.commit, meta)
         return stage.written_bytes + self.stream.written_bytes
 

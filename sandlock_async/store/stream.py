@@ -15,6 +15,7 @@ import aiofiles
 from sandlock_async.completion import shielded, task_group
 from sandlock_async.model import MemorySegment, SegmentData
 from sandlock_async.store.buffers import BUFFER_BYTES, Buffers
+from sandlock_async.store.holes import Run, without_zeros
 from sandlock_async.workers import THREADS, Workers
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ SMALL_BYTES = 256 << 10
 
 File = tuple[str, MemorySegment]
 Range = tuple[int, int]
-Run = tuple[int, memoryview]
 
 
 class SegmentStream:
@@ -70,8 +70,9 @@ class SegmentStream:
 
     async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
         """Write some bytes of the segment in file *name*, of *size* bytes in all."""
-        await self._workers.run(_write_runs, self._folder / name, size, runs)
-        self._on_bytes(sum(len(run) for _, run in runs))
+        self._on_bytes(
+            await self._workers.run(_write_runs, self._folder / name, size, runs)
+        )
 
     def _on_bytes(self, count: int) -> None:
         self.written_bytes += count
@@ -86,8 +87,7 @@ class SegmentStream:
                     os.ftruncate(fd, len(segment.data))
                     for start, stop in segment.data.ranges():
                         view = _bytes_of(segment.data, start, stop)
-                        _pwrite(fd, view, start)
-                        total += stop - start
+                        total += _pwrite(fd, view, start)
                     if self._durable:
                         os.fsync(fd)
                 finally:
@@ -122,19 +122,21 @@ class SegmentStream:
     async def _write_group(
         self, file: "AsyncFileIO", data: SegmentData, group: list[Range]
     ) -> None:
-        size = sum(stop - start for start, stop in group)
         start, stop = group[0]
         view = data.view(start, stop - start) if len(group) == 1 else None
         if view is not None:
-            await shielded(file.seek(start))
-            while view:
-                view = view[await shielded(file.write(view)) :]
+            written = 0
+            for offset, run in await self._workers.run(_runs, start, view):
+                await shielded(file.seek(offset))
+                written += len(run)
+                while run:
+                    run = run[await shielded(file.write(run)) :]
         else:
             async with self._buffers.lent() as buffer:
-                await self._workers.run(
+                written = await self._workers.run(
                     _copy_group, file.fileno(), data, group, buffer.view
                 )
-        self._on_bytes(size)
+        self._on_bytes(written)
 
 
 def _partition(files: Sequence[File]) -> tuple[list[File], list[File]]:
@@ -145,21 +147,26 @@ def _partition(files: Sequence[File]) -> tuple[list[File], list[File]]:
 
 def _copy_group(
     fd: int, data: SegmentData, group: list[Range], buffer: memoryview
-) -> None:
+) -> int:
+    written = 0
     for start, stop in group:
         view = data.view(start, stop - start)
         if view is None:
             view = buffer[: stop - start]
             data.readinto(start, view)
-        _pwrite(fd, view, start)
+        written += _pwrite(fd, view, start)
+    return written
 
 
-def _write_runs(path: Path, size: int, runs: list[Run]) -> None:
+def _runs(start: int, view: memoryview) -> list[Run]:
+    return list(without_zeros(start, view))
+
+
+def _write_runs(path: Path, size: int, runs: list[Run]) -> int:
     fd = _open(path)
     try:
         os.ftruncate(fd, size)
-        for offset, run in runs:
-            _pwrite(fd, run, offset)
+        return sum(_pwrite(fd, run, offset) for offset, run in runs)
     finally:
         os.close(fd)
 
@@ -169,11 +176,16 @@ def _bytes_of(data: SegmentData, start: int, stop: int) -> memoryview:
     return memoryview(data[start:stop]) if view is None else view
 
 
-def _pwrite(fd: int, view: memoryview, offset: int) -> None:
-    while view:
-        count = os.pwrite(fd, view, offset)
-        offset += count
-        view = view[count:]
+def _pwrite(fd: int, view: memoryview, offset: int) -> int:
+    """Write what is not zero; return how many bytes that were."""
+    written = 0
+    for at, run in without_zeros(offset, view):
+        while run:
+            count = os.pwrite(fd, run, at)
+            written += count
+            at += count
+            run = run[count:]
+    return written
 
 
 def _open(path: Path) -> int:

@@ -63,7 +63,7 @@ async def test_two_hundred_cancelled_twice(
         assert tracee.tracers() == {"0"}
         assert tracee.copies() == []
         assert os.listdir(store) == ["it"]
-    assert cancelled > 20
+    assert cancelled > 5
     tracee.check_runs_on()
     async with await sa.Checkpoint.load(store / "it") as checkpoint:
         assert checkpoint.process_state.pid == tracee.pid
