@@ -24,6 +24,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Generator, Sequence
+from signal import SIGTRAP
 from typing import NamedTuple
 
 from sandlock_async.arch.x86_64 import NO_CALL, Call, Register
@@ -98,6 +99,7 @@ class Interview:
         self._answers: Answers | None = None
         self._refusal: Refused | None = None
         self._over = False
+        self._is_impatient = False
         self._clone: int | None = None  # traced, if it stopped
         self.advance()
 
@@ -126,7 +128,6 @@ class Interview:
         :raises OSError: ``ESRCH`` if the process was killed
         """
         began = looked = time.monotonic()
-        interrupted = False
         while not self._over:
             self.advance()
             now = time.monotonic()
@@ -139,9 +140,9 @@ class Interview:
             if now - looked > _ALIVE_S:
                 looked = now
                 self._look_after()
-            if now - began > _PATIENCE_S and not interrupted:
+            if now - began > _PATIENCE_S and not self._is_impatient:
                 # It ends a call that waits for a supervisor, and is harmless else.
-                interrupted = True
+                self._is_impatient = True
                 ptrace.interrupt(self._tid)
             if now - began > 2 * _PATIENCE_S:
                 check_aborted()
@@ -182,11 +183,12 @@ class Interview:
         ptrace.setsigmask(tid, ALL_SIGNALS)
         refusal: Refused | None = None
         for _ in ("entry", "exit"):
-            ptrace.resume(tid, to_system_call=True)
-            while (stop := ptrace.stop_siginfo(tid)) is None:
-                yield
-            wait.take_stop_report(tid)
-            signal, code = stop
+            signal, code = yield from self._next_stop(tid)
+            while code == ptrace.StopCode.INTERRUPTED and signal == SIGTRAP:
+                # Interrupted twice, for the freeze; unless it is for our impatience.
+                if self._is_impatient:
+                    break
+                signal, code = yield from self._next_stop(tid)
             if code != ptrace.StopCode.SYSCALL:  # SIGSTOP alone can come through
                 event = code >> 8 == _EVENT_STOP
                 refusal = Refused("it was stopped just then", 0 if event else signal)
@@ -205,6 +207,14 @@ class Interview:
         if refusal is not None:
             raise refusal
         return questions.parse(content)
+
+    def _next_stop(self, tid: int) -> Generator[None, None, tuple[int, int]]:
+        """Resume the thread up to the edge of a system call, or what comes before."""
+        ptrace.resume(tid, to_system_call=True)
+        while (stop := ptrace.stop_siginfo(tid)) is None:
+            yield
+        wait.take_stop_report(tid)
+        return stop
 
     def _look_after(self) -> None:
         """See why it takes so long, and help."""
