@@ -4,7 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sandlock_async.injection.questions import Answers
-from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
+from sandlock_async.model import (
+    FdInfo,
+    MemoryMap,
+    MemorySegment,
+    Picture,
+    ProcessState,
+)
 from sandlock_async.snapshot.asking import Unasked
 from sandlock_async.snapshot.details import parse_details
 from sandlock_async.snapshot.facts import RawFd, parse_fds
@@ -163,6 +169,17 @@ class Snapshot:
     def fd_table(self) -> tuple[FdInfo, ...]:
         """Return the open descriptors."""
         return parse_fds(self.view.facts)
+
+
+def lost_contents(picture: Picture) -> list[str]:
+    """Return what waits in descriptors and is not in the image, as warnings."""
+    state = picture.process_state
+    paths = {this.fd: this.path for this in picture.fd_table}
+    return [
+        f"descriptor {this.fd} of process {state.pid} ({paths[this.fd]}): not all that "
+        f"waits in it is in the image: {this.reason}"
+        for this in state.skipped_fds
+    ]
 
 
 def partition_segments(
