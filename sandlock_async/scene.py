@@ -158,17 +158,26 @@ class Snapshot:
 
     def warnings(self) -> list[str]:
         """Return what the image lacks for want of a clone."""
-        asked = self.view.asked
-        if not isinstance(asked, Unasked):
-            return []
-        return [
-            f"the signal handlers, alternate stack, brk and timers of process "
-            f"{self.target.pid} are not known: {asked.reason}"
-        ]
+        return lacking_facts(self.target.pid, self.view.asked)
 
     def fd_table(self) -> tuple[FdInfo, ...]:
         """Return the open descriptors."""
         return parse_fds(self.view.facts)
+
+
+def lacking_facts(pid: int, asked: Answers | Unasked) -> list[str]:
+    """Return what nobody could be asked for, as warnings."""
+    if isinstance(asked, Unasked):
+        return [
+            f"the signal handlers, alternate stack, brk and timers of process {pid} "
+            f"are not known: {asked.reason}"
+        ]
+    if asked.brk is None:
+        return [
+            f"the brk of process {pid} is not known: its code has no instruction to "
+            "borrow that stores it"
+        ]
+    return []
 
 
 def lost_contents(picture: Picture) -> list[str]:

@@ -5,8 +5,10 @@ Bytes only. That a kernel agrees is proved in tests/integration/test_asking.py.
 
 import ctypes
 import os
+import re
 import struct
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +39,7 @@ from sandlock_async.injection.sigframe import (
 )
 from sandlock_async.model import AltStack, IntervalTimer, SignalAction
 from sandlock_async.procfs.maps import parse_maps
+from sandlock_async.scene import lacking_facts
 from sandlock_async.snapshot.asking import (
     Asking,
     Means,
@@ -560,18 +563,21 @@ def test_the_thread_goes_on_where_it_was() -> None:
         assert word(script.content, at) == resumed(registers)[register]
 
 
-def test_the_least_that_is_asked() -> None:
-    questions = Questions(Wish(), gadgets_of(PLAIN, SIGRETURN))
+NOTHING = Answers(
+    handlers=(),
+    timers=tuple(IntervalTimer(which=which, value=0, interval=0) for which in range(3)),
+    brk=0,
+    alt_stack=AltStack(address=0, flags=0, size=0),
+)
 
-    assert questions.chain_bytes == 5 * FRAME_BYTES  # the stack, three timers, exit
-    assert questions.parse(bytes(questions.answer_bytes)) == Answers(
-        handlers=(),
-        timers=tuple(
-            IntervalTimer(which=which, value=0, interval=0) for which in range(3)
-        ),
-        brk=None,
-        alt_stack=AltStack(address=0, flags=0, size=0),
-    )
+
+@pytest.mark.parametrize(("store", "brk"), [(b"", None), (STORE, 0)])
+def test_the_least_that_is_asked(store: bytes, brk: int | None) -> None:
+    questions = Questions(Wish(), gadgets_of(PLAIN, SIGRETURN, store))
+
+    # The stack, three timers, exit; and brk, with the address of what stores it.
+    assert questions.chain_bytes == 5 * FRAME_BYTES + (FRAME_BYTES + 8) * bool(store)
+    assert questions.parse(bytes(questions.answer_bytes)) == replace(NOTHING, brk=brk)
 
 
 # -- when none is made ---------------------------------------------------------
@@ -715,6 +721,23 @@ def test_nobody_is_asked(means: Means, undisturbed: bool, reason: str) -> None:
     assert asking.finish(lambda: None) == Unasked(reason)
     assert asking.signal == 0
     assert asking.changed == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("asked", "warnings"),
+    [
+        (NOTHING, []),
+        (replace(NOTHING, brk=None), ["brk of process 7 is not known"]),
+        (Unasked("it is old"), ["handlers, .* timers of process 7 .*: it is old$"]),
+    ],
+    ids=["all", "no-brk", "nothing"],
+)
+def test_what_is_lacking_is_told(asked: Answers | Unasked, warnings: list[str]) -> None:
+    found = lacking_facts(7, asked)
+
+    assert len(found) == len(warnings)
+    for warning, pattern in zip(found, warnings, strict=True):
+        assert re.search(pattern, warning)
 
 
 def test_whose_actions_are_asked_for() -> None:
