@@ -25,7 +25,7 @@ from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import Picture, ProcessState
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
-from sandlock_async.scene import Scene, Sight, Snapshot
+from sandlock_async.scene import Scene, Sight, Snapshot, lost_contents
 from sandlock_async.sights import sighted
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.kept import Kept
@@ -242,7 +242,7 @@ async def capture_to(
             thawed = time.monotonic()
             tell(Thawed(pid=pid, freeze_ms=scene.freeze_ms, at=thawed))
 
-            def laid_out() -> LaidOut:
+            def laid_out() -> tuple[LaidOut, list[str]]:
                 pictures = [
                     _picture(snapshot.process_state(layout.holds), snapshot, carried)
                     for snapshot in scene.snapshots
@@ -250,9 +250,12 @@ async def capture_to(
                 first = replace_fields(
                     pictures[0], name=name or "", app_state=app_state
                 ).named(destination.name)
-                return lay_out_tree(first, pictures[1:], layout)
+                return (
+                    lay_out_tree(first, pictures[1:], layout),
+                    [lost for this in pictures for lost in lost_contents(this)],
+                )
 
-            image = await workers.run(laid_out)
+            image, lost = await workers.run(laid_out)
             for child in scene.snapshots[1:]:
                 await draft.add_child(child.target.pid)
             await draft.write_memory(image.files)
@@ -289,7 +292,13 @@ async def capture_to(
             "write": 1e3 * (ended - thawed),
         },
         skipped=image.skipped,
-        warnings=(*carried.warnings, *image.warnings, *scene.warnings(), *left),
+        warnings=(
+            *carried.warnings,
+            *image.warnings,
+            *scene.warnings(),
+            *lost,
+            *left,
+        ),
         children=tuple(child.target.pid for child in scene.snapshots[1:]),
     )
 

@@ -4,7 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sandlock_async.injection.questions import Answers
-from sandlock_async.model import FdInfo, MemoryMap, MemorySegment, ProcessState
+from sandlock_async.model import (
+    FdInfo,
+    MemoryMap,
+    MemorySegment,
+    Picture,
+    ProcessState,
+)
 from sandlock_async.snapshot.asking import Unasked
 from sandlock_async.snapshot.details import parse_details
 from sandlock_async.snapshot.facts import RawFd, parse_fds
@@ -152,17 +158,37 @@ class Snapshot:
 
     def warnings(self) -> list[str]:
         """Return what the image lacks for want of a clone."""
-        asked = self.view.asked
-        if not isinstance(asked, Unasked):
-            return []
-        return [
-            f"the signal handlers, alternate stack, brk and timers of process "
-            f"{self.target.pid} are not known: {asked.reason}"
-        ]
+        return lacking_facts(self.target.pid, self.view.asked)
 
     def fd_table(self) -> tuple[FdInfo, ...]:
         """Return the open descriptors."""
         return parse_fds(self.view.facts)
+
+
+def lacking_facts(pid: int, asked: Answers | Unasked) -> list[str]:
+    """Return what nobody could be asked for, as warnings."""
+    if isinstance(asked, Unasked):
+        return [
+            f"the signal handlers, alternate stack, brk and timers of process {pid} "
+            f"are not known: {asked.reason}"
+        ]
+    if asked.brk is None:
+        return [
+            f"the brk of process {pid} is not known: its code has no instruction to "
+            "borrow that stores it"
+        ]
+    return []
+
+
+def lost_contents(picture: Picture) -> list[str]:
+    """Return what waits in descriptors and is not in the image, as warnings."""
+    state = picture.process_state
+    paths = {this.fd: this.path for this in picture.fd_table}
+    return [
+        f"descriptor {this.fd} of process {state.pid} ({paths[this.fd]}): not all that "
+        f"waits in it is in the image: {this.reason}"
+        for this in state.skipped_fds
+    ]
 
 
 def partition_segments(

@@ -1,15 +1,18 @@
 """``inspect``: what is in a checkpoint."""
 
+import shlex
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import rich_click as click
 from rich.console import Group, RenderableType
+from rich.table import Table
 
 from sandlock_async.arch import MACHINES, Machine
-from sandlock_async.checkpoint import Checkpoint
+from sandlock_async.checkpoint import Checkpoint, absolute
 from sandlock_async.cli import output
 from sandlock_async.cli.capture import skipped_table
 from sandlock_async.cli.descriptors import (
@@ -20,7 +23,9 @@ from sandlock_async.cli.descriptors import (
 )
 from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
 from sandlock_async.cli.output import Answer
+from sandlock_async.image.layout import child_name
 from sandlock_async.image.policy import decode_policy, default_policy
+from sandlock_async.image.reader import read_with_children
 from sandlock_async.image.records import encode_record
 from sandlock_async.model import MemoryMap, ProcessState
 from sandlock_async.store.listing import Sizes, measure
@@ -39,21 +44,31 @@ from sandlock_async.workers import Workers
 def inspect(directory: Path, *, as_json: bool) -> Job:
     """Show what is in the checkpoint directory DIR.
 
-    The process, its threads, memory, open files, and sizes. Memory itself is not
-    read.
+    The process, its threads, memory, open files, sizes, and the descendants that
+    were captured with it. Memory itself is not read.
     """
     return Job(work=partial(_inspect, directory), as_json=as_json)
 
 
 async def _inspect(directory: Path) -> Answer:
-    async with await Checkpoint.load(directory) as picture, Workers() as workers:
-        sizes = await workers.run(measure, directory)
+    async with Workers() as workers:
+        read, children = await workers.acquire(
+            lambda found: found[0].directory.close(),
+            read_with_children,
+            absolute(directory),
+        )
+        release = read.directory.close
+        async with Checkpoint.of(read.picture, release, read.format.name) as picture:
+            sizes = await workers.run(measure, directory)
     return Answer(
-        content=_content(picture, sizes), text=partial(_text, directory, picture, sizes)
+        content=_content(picture, sizes, children),
+        text=partial(_text, directory, picture, sizes, children),
     )
 
 
-def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
+def _content(
+    picture: Checkpoint, sizes: Sizes, children: Sequence[int]
+) -> dict[str, object]:
     state = picture.process_state
     machine = _machine(state)
     return {
@@ -64,6 +79,7 @@ def _content(picture: Checkpoint, sizes: Sizes) -> dict[str, object]:
         "cwd": state.cwd,
         "arch": machine.name if machine else state.arch,
         "pc": _pc(machine, state.regs),
+        "children": children,
         "threads": [
             {
                 "tid": thread.tid,
@@ -143,7 +159,9 @@ def _register(index: int, regs: tuple[int, ...]) -> int | None:
 # -- for people ----------------------------------------------------------------
 
 
-def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
+def _text(
+    directory: Path, picture: Checkpoint, sizes: Sizes, children: Sequence[int]
+) -> Group:
     state = picture.process_state
     machine = _machine(state)
     segments = {segment.start: len(segment.data) for segment in state.all_segments()}
@@ -196,6 +214,8 @@ def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
         output.heading("Open files"),
         fds_table(picture),
     ]
+    if children:
+        parts += [output.heading("Children"), _children_table(directory, children)]
     parts += [output.heading("Policy"), output.fields(_policy_rows(picture))]
     if state.skipped:
         parts += [output.heading("Not in the image"), skipped_table(state.skipped)]
@@ -205,6 +225,20 @@ def _text(directory: Path, picture: Checkpoint, sizes: Sizes) -> Group:
             skipped_fds_table(state.skipped_fds),
         ]
     return output.lines(*parts)
+
+
+def _children_table(directory: Path, children: Sequence[int]) -> Table:
+    return output.table(
+        [">pid", "to look at it"],
+        [
+            (
+                pid,
+                "sandlock-async inspect "
+                + shlex.quote(str(directory / child_name(pid, ""))),
+            )
+            for pid in children
+        ],
+    )
 
 
 def _policy_rows(picture: Checkpoint) -> list[tuple[str, object]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandlock_async.errors import ImageCorruptError, ImageVersionError
+from sandlock_async.errors import ImageCorruptError, ImageError, ImageVersionError
 from sandlock_async.image import FORMATS, layout
 from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.files import Format
@@ -70,6 +70,24 @@ def _format_of(directory: ImageDirectory) -> Format:
         str(known.version) for known in FORMATS.values() if known.version is not None
     )
     raise ImageVersionError(directory.path / layout.META, found, expected)
+
+
+def read_with_children(path: Path) -> tuple[Read, list[int]]:
+    """Read the checkpoint at *path*, and which descendants it holds.
+
+    :raises ImageError: as :func:`read_image`; theirs are not looked into
+    """
+    for _ in range(READ_TRIES):
+        read = read_image(path)
+        try:
+            children = read.directory.children()
+            if read.directory.is_current():
+                return read, children
+        except BaseException:
+            read.directory.close()
+            raise
+        read.directory.close()  # what has been replaced is removed
+    raise ImageError(f"{path}: changes all the time", path=path)
 
 
 def read_family(path: Path) -> list[Read]:

@@ -210,9 +210,9 @@ def _is_needed(ignored: int, caught: int, means: Means, *, snapshot: bool) -> bo
 
 def _obstacle(main: RawThread, status: bytes, stack: MemoryMap | None) -> str:
     """Return why no clone may be made, nothing if one may."""
-    registers = memoryview(main.registers).cast("Q")
-    if len(registers) != len(x86_64.Register):
+    if len(main.registers) != 8 * len(x86_64.Register):
         return "it runs 32-bit code"
+    registers = memoryview(main.registers).cast("Q")
     if registers[x86_64.Register.CS] != x86_64.USER_CS:
         return "it runs 32-bit code"
     if registers[x86_64.Register.EFLAGS] & x86_64.TRAP_FLAG:

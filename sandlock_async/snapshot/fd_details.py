@@ -114,7 +114,7 @@ def _reason(this: RawContent) -> str:
             f"{this.missing} bytes in it do not fit a pipe of ours: "
             "fs.pipe-max-size or fs.pipe-user-pages-soft is too low"
         )
-    return f"what waits in it cannot be read: {os.strerror(this.error)}"
+    return f"it cannot be read: {os.strerror(this.error)}"
 
 
 def _describe(raw: RawFd, late: LateFds) -> Described:

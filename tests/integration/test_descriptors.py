@@ -372,3 +372,85 @@ async def test_an_end_outside(tmp_path: Path) -> None:
     assert isinstance(what, Pipe)
     assert (what.read, what.peers, what.content) == (True, (), False)
     assert contents == ()
+
+
+IN_FLIGHT = """
+import array, os, socket, sys
+
+def put_one_in_flight():
+    here, there = socket.socketpair()
+    rights = array.array("i", [0])
+    here.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    here.close()
+    return there
+
+there = put_one_in_flight()
+if not os.fork():
+    there.close()
+    there = put_one_in_flight()
+    print(os.getpid(), there.fileno(), os.getppid(), flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_what_is_lost_of_descriptors_is_told(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_FLIGHT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        child, fd, pid = map(int, process.stdout.readline().split())
+        assert pid == process.pid
+
+        report = await sa.capture_to(process, tmp_path / "it", tree=True)
+
+        assert report.children == (child,)
+        assert [
+            warning.partition(" (socket:[")[0]
+            for warning in report.warnings
+            if warning.endswith(
+                "]): not all that waits in it is in the image: 1 descriptors in flight "
+                "(SCM_RIGHTS)"
+            )
+        ] == [f"descriptor {fd} of process {number}" for number in (process.pid, child)]
+        assert len(report.warnings) == 2
+        process.stdin.close()
+
+
+ORDINARY = """
+import asyncio, socket, subprocess, sys
+
+async def main():
+    async def serve(reader, writer): pass
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = socket.create_connection(server.sockets[0].getsockname())
+    process = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
+    process.stdin.write(b"x")  # it has started up when it gives that back
+    await process.stdout.readexactly(1)
+    print(flush=True)
+    await process.wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_an_ordinary_program_gives_no_warning(tmp_path: Path) -> None:
+    master, slave = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", ORDINARY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+
+            report = await sa.capture_to(process, tmp_path / "it", tree=True)
+
+            assert report.warnings == ()
+            assert len(report.children) == 1
+            os.kill(report.children[0], signal.SIGKILL)
+        finally:
+            process.kill()
+            os.close(master)
+            os.close(slave)

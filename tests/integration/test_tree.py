@@ -1,17 +1,20 @@
 """A process with all its descendants, in one consistent cut."""
 
 import os
+import shlex
 import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
 import sandlock_async as sa
 from sandlock_async.image import layout
 from tests.conftest import Tracee, until
+from tests.integration.test_cli import run
 from tests.integration.test_targets import memory_at
 from tests.programs.status import FIRST, SECOND
 
@@ -133,6 +136,28 @@ def tree(path: Path) -> dict[str, bytes]:
     }
 
 
+async def test_inspect_says_where_the_children_are(
+    spawn: Callable[..., Tracee], tmp_path: Path
+) -> None:
+    path = tmp_path / "the tree"
+    report = await sa.capture_to(spawn("token").pid, path, tree=True)
+
+    shown = orjson.loads(run("inspect", path, "--json").stdout)["children"]
+    text = run("inspect", path).stderr.decode()
+
+    assert shown == sorted(report.children)
+    hints = [line for line in text.splitlines() if "sandlock-async inspect" in line]
+    assert len(hints) == len(shown) == 4
+    for pid, hint in zip(shown, hints, strict=True):
+        number, _, *command = shlex.split(hint)
+        assert int(number) == pid
+        child = orjson.loads(run(*command, "--json").stdout)
+        assert (child["pid"], child["name"]) == (pid, str(pid))
+        assert child["children"] == []
+    childless = path / layout.child_name(shown[0], "")
+    assert b"sandlock-async inspect" not in run("inspect", childless).stderr
+
+
 async def test_hostile_children(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]"
 ) -> None:
@@ -144,3 +169,11 @@ async def test_hostile_children(
         await sa.convert(tmp_path / "a", tmp_path / "b", format="v2")
 
     assert not (tmp_path / "b").exists()
+    # Nobody follows it; what is no process's number is told.
+    assert orjson.loads(run("inspect", tmp_path / "a", "--json").stdout)[
+        "children"
+    ] == [1]
+    (tmp_path / "a" / layout.CHILDREN / "one").mkdir()
+    error = orjson.loads(run("inspect", tmp_path / "a", "--json").stdout)["error"]
+    assert error["type"] == "ImageCorruptError"
+    assert "one" in error["message"]

@@ -19,7 +19,7 @@ import sandlock_async as sa
 from sandlock_async.image import FORMATS, layout
 from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.policy import DEFAULT_V1
-from sandlock_async.image.reader import read_image
+from sandlock_async.image.reader import read_image, read_with_children
 from sandlock_async.image.v1 import FORMAT
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "v1"
@@ -220,6 +220,27 @@ def test_replaced_while_it_is_read(
     found.directory.close()
 
     assert found.picture.app_state == (image / layout.APP_STATE).read_bytes()
+
+
+def test_replaced_while_its_children_are_listed(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = ImageDirectory.children
+
+    def replaced(directory: ImageDirectory) -> list[int]:
+        monkeypatch.setattr(ImageDirectory, "children", once)
+        image.rename(image.with_name("old"))
+        shutil.copytree(GOLDEN / "sleep", image)
+        (image / layout.child_name(7, "")).mkdir(parents=True)
+        shutil.rmtree(image.with_name("old"))
+        return once(directory)
+
+    monkeypatch.setattr(ImageDirectory, "children", replaced)
+    found, children = read_with_children(image)
+    found.directory.close()
+
+    assert found.picture.app_state is None
+    assert children == [7]
 
 
 def test_removed_while_it_is_read(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
