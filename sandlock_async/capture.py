@@ -261,7 +261,7 @@ async def capture_to(
             await draft.write_memory(image.files)
             if any(this.source.unreadable for this in scene.snapshots):
                 # What cannot be read of a copy has only been found out now.
-                image = await workers.run(laid_out)
+                image, lost = await workers.run(laid_out)
             written = await draft.commit(image.files)
             captured = await workers.run(lambda: image.files.memory_bytes)
         finally:

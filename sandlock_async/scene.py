@@ -172,7 +172,7 @@ def lacking_facts(pid: int, asked: Answers | Unasked) -> list[str]:
             f"the signal handlers, alternate stack, brk and timers of process {pid} "
             f"are not known: {asked.reason}"
         ]
-    if asked.brk is None:
+    if asked.timers is not None and asked.brk is None:
         return [
             f"the brk of process {pid} is not known: its code has no instruction to "
             "borrow that stores it"

@@ -583,6 +583,7 @@ def test_the_least_that_is_asked(store: bytes, brk: int | None) -> None:
 # -- when none is made ---------------------------------------------------------
 
 STATUS = b"Name:\tit\nSeccomp:\t0\nSeccomp_filters:\t0\n"
+HANDLING = STATUS + b"SigIgn:\t0000000000001000\nSigCgt:\t0000000000000002\n"
 FILTERED = b"Name:\tit\nSeccomp:\t2\nSeccomp_filters:\t%d\n"
 STACK = parse_maps(b"10000-20000 rw-p 00000000 00:00 0    [stack]\n")
 MAIN = RawThread(
@@ -619,7 +620,7 @@ def with_register(register: Register, value: int) -> dict[str, bytes]:
 def test_threads_that_make_no_clone(changed: dict[str, Any], reason: str) -> None:
     main = MAIN._replace(**changed)
 
-    found = _obstacle(main, STATUS, MEANS, STACK)
+    found = _obstacle(main, STATUS, STACK[0].map)
 
     assert reason in found
     assert bool(found) == bool(reason)
@@ -635,18 +636,20 @@ def test_threads_that_make_no_clone(changed: dict[str, Any], reason: str) -> Non
     ],
 )
 def test_processes_that_make_no_clone(status: bytes, reason: str) -> None:
-    found = _obstacle(MAIN, status, MEANS, STACK)
+    found = _obstacle(MAIN, status, STACK[0].map)
 
     assert reason in found
     assert bool(found) == bool(reason)
 
 
 def test_no_stack_and_other_code() -> None:
-    other = parse_maps(b"10000-20000 rw-p 00000000 00:00 0    [heap]\n")
     gone = Means(gadgets=Gadgets(syscall=Gadget(8, PLAIN)))
+    asking = Asking(
+        MAIN, HANDLING, gone, STACK, undisturbed=True, changed=False, snapshot=False
+    )
 
-    assert "ordinary stack" in _obstacle(MAIN, STATUS, MEANS, other)
-    assert "code has changed" in _obstacle(MAIN, STATUS, gone, STACK)
+    assert asking.finish(lambda: None) == Unasked("its code has changed just now")
+    assert "ordinary stack" in _obstacle(MAIN, STATUS, None)
 
 
 @pytest.mark.parametrize(
@@ -657,7 +660,7 @@ def test_a_restartable_sequence(rseq_cs: int, reason: str) -> None:
     area = ctypes.create_string_buffer(struct.pack("<IIQQQ", 1, 1, rseq_cs, 0, 0))
     main = MAIN._replace(rseq=(ctypes.addressof(area), 32, 0, 0))
 
-    assert _obstacle(main, STATUS, MEANS, STACK) == reason
+    assert _obstacle(main, STATUS, STACK[0].map) == reason
 
 
 @pytest.mark.parametrize("supervised", [False, True], ids=["foreign", "sandlock"])
@@ -678,12 +681,14 @@ def test_filters(
 ) -> None:
     monkeypatch.setattr(permission, "_is_supervised_by_sandlock", lambda _: supervised)
 
-    assert filters_let_clone(1, status) == (supervised and if_supervised)
-    assert filters_let_clone(1, STATUS)
+    assert filters_let_clone(1, status, sandboxed=False) == (
+        supervised and if_supervised
+    )
+    assert filters_let_clone(1, STATUS, sandboxed=False)
 
 
 def test_nobody_around_the_first_process_is_sandlock() -> None:
-    assert not filters_let_clone(1, FILTERED % 1)
+    assert not filters_let_clone(1, FILTERED % 1, sandboxed=False)
 
 
 @pytest.mark.parametrize(
@@ -699,7 +704,7 @@ def test_nobody_around_the_first_process_is_sandlock() -> None:
 def test_means_that_are_not_looked_for(
     machine: str, flags: Iterable[set[str]], reason: str
 ) -> None:
-    means = find_means(0, MACHINES[machine], b"", [], map(frozenset, flags))
+    means = find_means(0, MACHINES[machine], [], map(frozenset, flags), sandboxed=False)
 
     assert reason in means.obstacle
     assert means.gadgets == Gadgets()
@@ -714,7 +719,15 @@ def test_means_that_are_not_looked_for(
     ids=["means", "signal"],
 )
 def test_nobody_is_asked(means: Means, undisturbed: bool, reason: str) -> None:
-    asking = Asking(MAIN, STATUS, means, STACK, undisturbed=undisturbed, snapshot=False)
+    asking = Asking(
+        MAIN,
+        HANDLING,
+        means,
+        STACK,
+        undisturbed=undisturbed,
+        changed=False,
+        snapshot=False,
+    )
 
     asking.advance()
 
@@ -744,5 +757,18 @@ def test_whose_actions_are_asked_for() -> None:
     status = b"SigBlk:\t00000000000000ff\nSigIgn:\t0000000000001000\n"
     status += b"SigCgt:\t8000000000000002\nCapInh:\t0000000000000000\n"
 
-    assert _signals(status) == 1 << 63 | 1 << 12 | 1 << 1
-    assert _signals(b"Name:\tit\n") == 0
+    assert _signals(status) == (1 << 12, 1 << 63 | 1 << 1)
+    assert _signals(b"Name:\tit\n") == (0, 0)
+
+
+def test_who_handles_nothing_is_not_asked() -> None:
+    status = STATUS + b"SigIgn:\t0000000000001000\nSigCgt:\t0000000000000000\n"
+    asking = Asking(
+        MAIN, status, MEANS, STACK, undisturbed=True, changed=False, snapshot=False
+    )
+
+    asked = asking.finish(lambda: None)
+
+    assert isinstance(asked, Answers)
+    assert [(this.signal, this.handler) for this in asked.handlers] == [(13, 1)]
+    assert lacking_facts(7, asked) == []
