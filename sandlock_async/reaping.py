@@ -1,18 +1,21 @@
-"""The end of the copies that processes were made to make: read, killed, and reaped.
+"""The copies that processes were made to make: held, read, ended, and reaped.
 
 A copy is a child of its process, which knows nothing of it. So it is the process that
-has to reap it: for a blink a thread of it is added that does. All of this runs on the
-tracer's thread.
+has to reap it: for a blink a thread of it is added that does. Every thread here that
+traces somebody is one for that alone, and ends with it: what it may still trace then,
+in the midst of an execve(2) for instance, is let go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import TypeVar
 
 from sandlock_async.clock import Deadline
 from sandlock_async.errors import ProcessGoneError, SandlockAsyncError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import ThreadGroup
+from sandlock_async.injection.snapshots import Snapshot
 from sandlock_async.kernel import files
 from sandlock_async.procfs.maps import parse_maps
 from sandlock_async.snapshot.asking import Asking, Means, Unasked
@@ -20,6 +23,7 @@ from sandlock_async.snapshot.facts import read_thread_facts
 from sandlock_async.snapshot.forked import lost_copy_error
 from sandlock_async.snapshot.subject import Subject
 from sandlock_async.snapshot.survey import survey
+from sandlock_async.tracer import TracerThread
 from sandlock_async.waiters import (
     LoopFacts,
     check_waiters,
@@ -27,46 +31,70 @@ from sandlock_async.waiters import (
     polls_held,
 )
 
+T = TypeVar("T")
+
 _TRIES = 100
 _PATIENCE_S = 1.0
 
 
-def settle_snapshots(cast: Sequence[Subject], deadline: Deadline) -> None:
-    """Let copies close their descriptors and stop them; right after the thaw.
+class Copies:
+    """The copies of the processes of one scene, held by a thread.
 
-    :raises UncapturableError: if somebody has killed one
+    :param loop: facts of the event loop on which the capture runs
     """
-    for subject in cast:
-        if subject.snapshot is None:
-            continue
+
+    def __init__(self, cast: Sequence[Subject], loop: LoopFacts) -> None:
+        self._cast = cast
+        self._loop = loop
+        self._holder: TracerThread | None = None
+
+    def hold(self, deadline: Deadline) -> None:
+        """Hold all that there are; right after the thaw. Blocks.
+
+        :raises UncapturableError: if somebody has killed one
+        """
+        for subject, snapshot in self._there():
+            try:
+                self._on_holder(snapshot.hold, deadline.check_aborted)
+            except OSError as error:
+                if not files.is_gone(error):
+                    raise translate(error, subject.target.pid, "snapshot") from error
+                raise lost_copy_error(subject.target.pid) from error
+
+    def end(self) -> list[str]:
+        """End all, and have them reaped; doing so twice does nothing. Blocks.
+
+        :return: what could not be done, as warnings
+        """
+        warnings: list[str] = []
         try:
-            subject.snapshot.settle(deadline.check_aborted)
-        except OSError as error:
-            if not files.is_gone(error):
-                raise translate(error, subject.target.pid, "snapshot") from error
-            raise lost_copy_error(subject.target.pid) from error
+            for subject, snapshot in self._there():
+                subject.snapshot = None
+                syscall = subject.survey.means.gadgets.syscall
+                assert syscall is not None
+                self._on_holder(snapshot.end, syscall.address)
+                problem = _reap(subject, snapshot.inner_pid, self._loop)
+                if problem:
+                    warnings.append(
+                        f"process {subject.target.pid} is left with a zombie, "
+                        f"{snapshot.pid}, which the next capture reaps: {problem}"
+                    )
+        finally:
+            if self._holder is not None:
+                self._holder.shutdown()
+        return warnings
 
+    def _there(self) -> list[tuple[Subject, Snapshot]]:
+        return [
+            (subject, subject.snapshot)
+            for subject in self._cast
+            if subject.snapshot is not None
+        ]
 
-def end_snapshots(cast: Sequence[Subject], loop: LoopFacts) -> list[str]:
-    """Kill copies, and have them reaped.
-
-    :return: what could not be done, as warnings
-    """
-    warnings: list[str] = []
-    for subject in cast:
-        if subject.snapshot is None:
-            continue
-        snapshot, subject.snapshot = subject.snapshot, None
-        gadget = subject.survey.means.gadgets.syscall
-        assert gadget is not None
-        snapshot.end(gadget.address)
-        problem = _reap(subject, snapshot.inner_pid, loop)
-        if problem:
-            warnings.append(
-                f"process {subject.target.pid} is left with a zombie, "
-                f"{snapshot.pid}, which the next capture reaps: {problem}"
-            )
-    return warnings
+    def _on_holder(self, call: Callable[[T], None], argument: T) -> None:
+        if self._holder is None:
+            self._holder = TracerThread(self._cast[0].target.pid)
+        self._holder.submit(call, argument).result()
 
 
 def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:
@@ -81,7 +109,10 @@ def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:
                 held.enter_context(child_stops_silenced())
                 check_waiters(subject.target, loop)
                 held.enter_context(polls_held(subject.target))
-                problem = _reap_once(subject, inner_pid, means)
+                tracer = TracerThread(subject.target.pid)
+                held.callback(tracer.shutdown)
+                once = tracer.submit(_reap_once, subject, inner_pid, means)
+                problem = once.result()
         except ProcessGoneError:
             return ""  # its zombies are somebody else's by now
         except SandlockAsyncError as error:

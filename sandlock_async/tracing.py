@@ -13,7 +13,7 @@ from sandlock_async.company import Descendants, make_subject
 from sandlock_async.completion import Overdue, completed
 from sandlock_async.errors import FreezeTimeoutError
 from sandlock_async.failure import exhaustion_explained
-from sandlock_async.reaping import end_snapshots, settle_snapshots
+from sandlock_async.reaping import Copies
 from sandlock_async.scene import Scene, Sight, Snapshot
 from sandlock_async.snapshot.fd_late import read_late
 from sandlock_async.snapshot.subject import Subject
@@ -59,7 +59,7 @@ async def take_scene(
     cast: list[Subject] = []
     company = Descendants(cast, deadline, workers, sights[0].survey, tree=tree)
     loop = LoopFacts.of(asyncio.get_running_loop())
-    tracer: TracerThread | None = None
+    copies = Copies(cast, loop)
     stuck = False
     try:
         for sight in sights:
@@ -83,29 +83,29 @@ async def take_scene(
                 if any(subject.direct.pending for subject in cast):
                     on_frozen(sum(len(this.view.facts.threads) for this in cast))
                     await spill_pending(tracer, cast, deadline, workers, buffers, spill)
-                await _settle_copies(tracer, cast, deadline)
+                if any(subject.snapshot for subject in cast):
+                    holding = workers.submit(copies.hold, deadline)
+                    await completed(holding, on_cancel=deadline.abort)
             except Overdue:
                 stuck = True
                 deadline.abort()  # it lets go as soon as the kernel returns
                 raise _stuck_error(pid, deadline) from None
             finally:
-                if not stuck:
+                if stuck:
+                    tracer.shutdown(wait=False)
+                else:
                     # The end of the thread would let the target go as well, but not
                     # hand over the signals that were caught in flight.
-                    await completed(tracer.submit(thaw, cast))
+                    tracer.submit(thaw, cast)
+                    await workers.run(tracer.shutdown)
         with exhaustion_explained(pid):
             await workers.run(_settle, cast)
         await workers.run(company.close)
-        if not any(subject.snapshot for subject in cast):
-            await workers.run(tracer.shutdown)
     except BaseException:
         # A thread that is stuck may still write to the arena.
-        if stuck and tracer is not None:
-            tracer.shutdown(wait=False)
-        else:
-            await workers.run(_close, cast, company, tracer, loop)
+        if not stuck:
+            await workers.run(_close, cast, company, copies)
         raise
-    kept = tracer
     frozen_at = min(subject.group.frozen_at for subject in cast)
     thawed_at = max(subject.group.thawed_at for subject in cast)
     return Scene(
@@ -133,20 +133,8 @@ async def take_scene(
             pending.size for subject in cast for pending in subject.direct.pending
         ),
         ended=tuple(sorted(company.ended)),
-        end_copies=lambda: _end_copies(kept, cast, loop),
+        end_copies=copies.end,
     )
-
-
-def _end_copies(
-    tracer: TracerThread, cast: list[Subject], loop: LoopFacts
-) -> list[str]:
-    """End the copies that were made, and the thread that holds them. Blocks."""
-    try:
-        if any(subject.snapshot for subject in cast):
-            return tracer.submit(end_snapshots, cast, loop).result()
-        return []
-    finally:
-        tracer.shutdown()
 
 
 def _settle(cast: list[Subject]) -> None:
@@ -165,15 +153,9 @@ def _settle(cast: list[Subject]) -> None:
         subject.direct.trim()
 
 
-def _close(
-    cast: list[Subject],
-    company: Descendants,
-    tracer: TracerThread | None,
-    loop: LoopFacts,
-) -> None:
+def _close(cast: list[Subject], company: Descendants, copies: Copies) -> None:
     try:
-        if tracer is not None:
-            _end_copies(tracer, cast, loop)
+        copies.end()
     finally:
         for subject in cast:
             subject.source.close()
@@ -199,15 +181,6 @@ async def _look(
         on_cancel=deadline.abort,
         patience=deadline.seconds + _PATIENCE_S,
     )
-
-
-async def _settle_copies(
-    tracer: TracerThread, cast: list[Subject], deadline: Deadline
-) -> None:
-    """Have the copies let go of the descriptors that they share with their process."""
-    if any(subject.snapshot for subject in cast):
-        settled = tracer.submit(settle_snapshots, cast, deadline)
-        await completed(settled, on_cancel=deadline.abort)
 
 
 def _stuck_error(pid: int, deadline: Deadline) -> FreezeTimeoutError:

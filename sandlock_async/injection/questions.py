@@ -47,7 +47,7 @@ _PID = struct.Struct("<q")
 SNAPSHOT_NAME = "sandlock-async"
 """What a snapshot calls itself, at most 15 characters."""
 
-_NAP_S = 1
+_NAP_S = 2
 """How long a snapshot waits for somebody to hold it."""
 
 # struct timespec, and the name

@@ -25,10 +25,10 @@ _NAPPING = f"{int(Call.NANOSLEEP)} ".encode()
 _FIRST_TO_DIE = "1000"  # oom_score_adj, proc_pid_oom_score_adj(5)
 
 
-class HeldSnapshot:
-    """A snapshot that cannot end by itself any more.
+class Snapshot:
+    """A snapshot, which ends by itself until it is held.
 
-    Call its methods on the tracer's thread; :meth:`end` must be called in the end.
+    Call :meth:`hold` and :meth:`end` on the same thread, and do call :meth:`end`.
 
     :ivar of_pid: the pid of its process
     :ivar inner_pid: its own in the pid namespace of that
@@ -36,14 +36,12 @@ class HeldSnapshot:
 
     @classmethod
     def of(cls, pid: int, inner_pid: int, changed: tuple[int, bytes]) -> Self:
-        """Hold a new snapshot of process *pid*.
+        """Return a new snapshot of process *pid*.
 
         :param changed: what to put back in its memory, and where
         :raises OSError: ``ESRCH`` if it is gone
         """
-        found = _find_snapshot(pid, inner_pid)
-        ptrace.seize(found)
-        return cls(found, pid, inner_pid, changed)
+        return cls(_find_snapshot(pid, inner_pid), pid, inner_pid, changed)
 
     def __init__(
         self, pid: int, of_pid: int, inner_pid: int, changed: tuple[int, bytes]
@@ -52,14 +50,16 @@ class HeldSnapshot:
         self.of_pid = of_pid
         self.inner_pid = inner_pid
         self._changed = changed
+        self._is_held = False
 
-    def settle(self, check_aborted: Callable[[], None]) -> None:
-        """Wait until it holds no descriptor any more, and stop it for good.
+    def hold(self, check_aborted: Callable[[], None]) -> None:
+        """Keep it from ending, and wait until it holds no descriptor any more.
 
-        Call it soon after the thaw: the other end of a pipe sees no end before.
+        Call it right after the thaw: the other end of a pipe sees no end before.
 
-        :raises ProcessLookupError: if somebody has killed it
+        :raises OSError: ``ESRCH`` if somebody has killed it
         """
+        self._seize()
         while not files.read_record(f"/proc/{self.pid}/syscall").startswith(_NAPPING):
             check_aborted()
             self._check_alive()
@@ -81,6 +81,7 @@ class HeldSnapshot:
         # By exit_group(2): a child that is killed counts for ever in the max_processes
         # of a sandbox of sandlock 0.9.0.
         try:
+            self._seize()
             if ptrace.stop_siginfo(self.pid) is None:
                 self._stop(lambda: None)
             content = ptrace.getregset(self.pid, ptrace.Regset.PRSTATUS)
@@ -91,13 +92,22 @@ class HeldSnapshot:
             state[Register.RIP] = syscall
             ptrace.setregset(self.pid, ptrace.Regset.PRSTATUS, state.tobytes())
             ptrace.resume(self.pid)
-        except ProcessLookupError:
-            pass  # killed, or not stopped yet
+        except OSError as error:
+            if not (files.is_gone(error) or isinstance(error, PermissionError)):
+                raise  # else it has ended, or is just about to
         patience = time.monotonic() + _PATIENCE_S
-        while not wait.reap_thread(self.pid):
+        while not wait.reap_thread(self.pid) or not self._is_dead():
             if time.monotonic() > patience:
-                os.kill(self.pid, signal.SIGKILL)
+                try:
+                    os.kill(self.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    return
             time.sleep(_POLL_S)
+
+    def _seize(self) -> None:
+        if not self._is_held:
+            ptrace.seize(self.pid)
+            self._is_held = True
 
     def _stop(self, check_aborted: Callable[[], None]) -> None:
         ptrace.interrupt(self.pid)
@@ -107,9 +117,17 @@ class HeldSnapshot:
             time.sleep(_POLL_S)
         wait.take_stop_report(self.pid)
 
+    def _is_dead(self) -> bool:
+        try:
+            stat = parse_stat(files.read_record(f"/proc/{self.pid}/stat"))
+        except OSError as error:
+            if not files.is_gone(error):
+                raise
+            return True
+        return stat.is_dead
+
     def _check_alive(self) -> None:
-        stat = parse_stat(files.read_record(f"/proc/{self.pid}/stat"))
-        if stat.is_dead:
+        if self._is_dead():
             raise ProcessLookupError(errno.ESRCH, f"the snapshot {self.pid} was killed")
 
 

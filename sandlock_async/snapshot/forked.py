@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from sandlock_async.clock import Deadline
 from sandlock_async.errors import ProcessGoneError, UncapturableError
-from sandlock_async.injection.snapshots import HeldSnapshot
+from sandlock_async.injection.snapshots import Snapshot
 from sandlock_async.kernel import files
 from sandlock_async.kernel.memory import address_of
 from sandlock_async.model import MemorySegment, Skipped
@@ -37,7 +37,7 @@ class ForkedSource(Source):
     def __init__(
         self,
         direct: DirectSource,
-        snapshot: HeldSnapshot,
+        snapshot: Snapshot,
         copied: Selection,
         vm_flags: VmFlags,
     ) -> None:
@@ -152,7 +152,7 @@ class ForkedSource(Source):
 class _SnapshotBacking(Backing):
     """The memory of another process, by address."""
 
-    def __init__(self, snapshot: HeldSnapshot, *, forced: bool = False) -> None:
+    def __init__(self, snapshot: Snapshot, *, forced: bool = False) -> None:
         self._snapshot = snapshot
         self._copier = Copier(snapshot.pid, Deadline(math.inf))
         self._is_forced = forced

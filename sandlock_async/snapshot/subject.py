@@ -2,7 +2,7 @@
 
 from sandlock_async.clock import Deadline
 from sandlock_async.freeze import ThreadGroup
-from sandlock_async.injection.snapshots import HeldSnapshot
+from sandlock_async.injection.snapshots import Snapshot
 from sandlock_async.plan import Planner
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.facts import RawFd
@@ -41,7 +41,7 @@ class Subject:
         self.survey = survey
         self.direct = direct
         self.choice = choice
-        self.snapshot: HeldSnapshot | None = None
+        self.snapshot: Snapshot | None = None
         self.forked: ForkedSource | None = None
         self.group: ThreadGroup = ThreadGroup(target.pid, deadline)
         self.planner: Planner = Planner()

@@ -10,7 +10,7 @@ from typing import Protocol
 from sandlock_async.errors import CaptureError, ProcessGoneError
 from sandlock_async.failure import translate
 from sandlock_async.injection.questions import Answers
-from sandlock_async.injection.snapshots import HeldSnapshot
+from sandlock_async.injection.snapshots import Snapshot
 from sandlock_async.kernel import files
 from sandlock_async.plan import Plan
 from sandlock_async.procfs.maps import Mapping, parse_maps
@@ -266,7 +266,7 @@ def _take_snapshot(
     if isinstance(asked, Unasked):
         obstacle = asked.reason
     elif asked.snapshot:
-        snapshot = HeldSnapshot.of(pid, asked.snapshot, changed)
+        snapshot = Snapshot.of(pid, asked.snapshot, changed)
         subject.snapshot = snapshot
         copied, others = split_by_fork(wanted, vm_flags)
         direct.copy(*_plan(subject, others, vm_flags, facts))
