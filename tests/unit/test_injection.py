@@ -6,6 +6,7 @@ Bytes only. That a kernel agrees is proved in tests/integration/test_asking.py.
 import ctypes
 import os
 import re
+import signal
 import struct
 from collections.abc import Generator, Iterable
 from dataclasses import replace
@@ -37,6 +38,7 @@ from sandlock_async.injection.sigframe import (
     sigframe,
     xstate_area,
 )
+from sandlock_async.kernel import ptrace
 from sandlock_async.model import AltStack, IntervalTimer, SignalAction
 from sandlock_async.procfs.maps import parse_maps
 from sandlock_async.scene import lacking_facts
@@ -183,6 +185,19 @@ def test_code_that_is_there() -> None:
     code[0] = b"\x90"
     assert not are_there(os.getpid(), found)
     assert not are_there(os.getpid(), Gadgets(syscall=Gadget(8, PLAIN)))
+
+
+@pytest.mark.parametrize(
+    ("perms", "distance", "there"),
+    [(b"r-xp", 0, True), (b"rw-p", 0, False), (b"r-xp", 0x1000, False)],
+)
+def test_code_in_other_mappings(perms: bytes, distance: int, there: bool) -> None:
+    code = ctypes.create_string_buffer(PLAIN)
+    at = ctypes.addressof(code)
+    found = find_gadgets(PLAIN).moved(at)
+    line = b"%x-%x %b 00000000 00:00 0 /lib\n" % (at + distance, at + 4096, perms)
+
+    assert are_there(os.getpid(), found, parse_maps(line)) == there
 
 
 # -- frames --------------------------------------------------------------------
@@ -394,10 +409,12 @@ class Kernel:
         elif number == Call.SIGALTSTACK:
             assert first == 0
             stack = self.answers.alt_stack
+            assert stack is not None
             self.put(
                 second, struct.pack("<Qi4xQ", stack.address, stack.flags, stack.size)
             )
         elif number == Call.GETITIMER:
+            assert self.answers.timers is not None
             timer = self.answers.timers[first]
             times = (*divmod(timer.interval, 10**6), *divmod(timer.value, 10**6))
             self.put(second, struct.pack("<4q", *times))
@@ -583,9 +600,9 @@ def test_the_least_that_is_asked(store: bytes, brk: int | None) -> None:
 # -- when none is made ---------------------------------------------------------
 
 STATUS = b"Name:\tit\nSeccomp:\t0\nSeccomp_filters:\t0\n"
-HANDLING = STATUS + b"SigIgn:\t0000000000001000\nSigCgt:\t0000000000000002\n"
 FILTERED = b"Name:\tit\nSeccomp:\t2\nSeccomp_filters:\t%d\n"
-STACK = parse_maps(b"10000-20000 rw-p 00000000 00:00 0    [stack]\n")
+SIGNALS = b"Name:\tit\nSigBlk:\t00000000000000ff\nSigIgn:\t%016x\nSigCgt:\t%016x\n"
+(STACK,) = parse_maps(b"10000-20000 rw-p 00000000 00:00 0    [stack]\n")
 MAIN = RawThread(
     tid=os.getpid(),
     registers=struct.pack("<27Q", *registers_at(0x18000)),
@@ -595,6 +612,11 @@ MAIN = RawThread(
     rseq=(0, 0, 0, 0),
 )
 MEANS = Means(gadgets=Gadgets())
+TRAP_FLAG = 0x100
+
+
+def mask_of(*signals: int) -> int:
+    return sum(1 << signum - 1 for signum in signals)
 
 
 def with_register(register: Register, value: int) -> dict[str, bytes]:
@@ -609,6 +631,7 @@ def with_register(register: Register, value: int) -> dict[str, bytes]:
         ({}, ""),
         ({"registers": bytes(68)}, "32-bit"),  # struct user_regs_struct of i386
         (with_register(Register.CS, 0x23), "32-bit"),
+        (with_register(Register.EFLAGS, 0x202 | TRAP_FLAG), "steps through"),
         ({"rseq": None}, "kernel does not tell"),
         ({"rseq": (8, 32, 0, 0)}, "restartable sequence"),  # not to be read
         ({"xstate": b""}, "floating-point"),
@@ -620,7 +643,7 @@ def with_register(register: Register, value: int) -> dict[str, bytes]:
 def test_threads_that_make_no_clone(changed: dict[str, Any], reason: str) -> None:
     main = MAIN._replace(**changed)
 
-    found = _obstacle(main, STATUS, STACK[0].map)
+    found = _obstacle(main, STATUS, STACK.map)
 
     assert reason in found
     assert bool(found) == bool(reason)
@@ -636,20 +659,27 @@ def test_threads_that_make_no_clone(changed: dict[str, Any], reason: str) -> Non
     ],
 )
 def test_processes_that_make_no_clone(status: bytes, reason: str) -> None:
-    found = _obstacle(MAIN, status, STACK[0].map)
+    found = _obstacle(MAIN, status, STACK.map)
 
     assert reason in found
     assert bool(found) == bool(reason)
 
 
-def test_no_stack_and_other_code() -> None:
-    gone = Means(gadgets=Gadgets(syscall=Gadget(8, PLAIN)))
-    asking = Asking(
-        MAIN, HANDLING, gone, STACK, undisturbed=True, changed=False, snapshot=False
-    )
-
-    assert asking.finish(lambda: None) == Unasked("its code has changed just now")
+def test_a_process_without_a_stack() -> None:
     assert "ordinary stack" in _obstacle(MAIN, STATUS, None)
+
+
+@pytest.mark.parametrize("dispatches", [False, True])
+@pytest.mark.parametrize("caught", [mask_of(signal.SIGSYS), mask_of(signal.SIGTERM)])
+def test_dispatched_calls(
+    caught: int, dispatches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ptrace, "may_dispatch_calls", lambda _: dispatches)
+    status = SIGNALS % (0, caught) + STATUS
+
+    found = _obstacle(MAIN, status, STACK.map)
+
+    assert bool(found) == (dispatches and caught == mask_of(signal.SIGSYS))
 
 
 @pytest.mark.parametrize(
@@ -660,7 +690,7 @@ def test_a_restartable_sequence(rseq_cs: int, reason: str) -> None:
     area = ctypes.create_string_buffer(struct.pack("<IIQQQ", 1, 1, rseq_cs, 0, 0))
     main = MAIN._replace(rseq=(ctypes.addressof(area), 32, 0, 0))
 
-    assert _obstacle(main, STATUS, STACK[0].map) == reason
+    assert _obstacle(main, STATUS, STACK.map) == reason
 
 
 @pytest.mark.parametrize("supervised", [False, True], ids=["foreign", "sandlock"])
@@ -681,9 +711,9 @@ def test_filters(
 ) -> None:
     monkeypatch.setattr(permission, "_is_supervised_by_sandlock", lambda _: supervised)
 
-    assert filters_let_clone(1, status, sandboxed=False) == (
-        supervised and if_supervised
-    )
+    lets = supervised and if_supervised
+    assert filters_let_clone(1, status, sandboxed=False) == lets
+    assert filters_let_clone(1, status, sandboxed=True) == if_supervised
     assert filters_let_clone(1, STATUS, sandboxed=False)
 
 
@@ -710,30 +740,73 @@ def test_means_that_are_not_looked_for(
     assert means.gadgets == Gadgets()
 
 
+def answer_of(
+    means: Means, status: bytes, *, undisturbed: bool = True, snapshot: bool = False
+) -> Answers | Unasked:
+    asking = Asking(
+        MAIN,
+        status,
+        means,
+        [STACK],
+        undisturbed=undisturbed,
+        changed=False,
+        snapshot=snapshot,
+    )
+    asking.advance()
+    assert asking.signal == 0
+    assert asking.changed == (0, b"")
+    return asking.finish(lambda: None)
+
+
 @pytest.mark.parametrize(
     ("means", "undisturbed", "reason"),
     [
         (Means(gadgets=Gadgets(), obstacle="it is old"), True, "it is old"),
         (MEANS, False, "a signal was about to stop it or to be handled"),
+        (
+            Means(gadgets=Gadgets(syscall=Gadget(8, PLAIN))),
+            True,
+            "its code has changed just now",
+        ),
     ],
-    ids=["means", "signal"],
+    ids=["means", "signal", "code"],
 )
 def test_nobody_is_asked(means: Means, undisturbed: bool, reason: str) -> None:
-    asking = Asking(
-        MAIN,
-        HANDLING,
-        means,
-        STACK,
-        undisturbed=undisturbed,
-        changed=False,
-        snapshot=False,
-    )
+    status = SIGNALS % (0, mask_of(signal.SIGTERM)) + STATUS
 
-    asking.advance()
+    assert answer_of(means, status, undisturbed=undisturbed) == Unasked(reason)
 
-    assert asking.finish(lambda: None) == Unasked(reason)
-    assert asking.signal == 0
-    assert asking.changed == (0, b"")
+
+OLD = Means(gadgets=Gadgets(), obstacle="it is old")
+REAPING = Means(gadgets=Gadgets(), obstacle="it is old", zombies=(7,))
+
+
+@pytest.mark.parametrize(
+    ("means", "ignored", "caught", "snapshot", "needed"),
+    [
+        (OLD, mask_of(), mask_of(), False, False),
+        (OLD, mask_of(signal.SIGPIPE), mask_of(), False, False),
+        (OLD, mask_of(signal.SIGCHLD), mask_of(), False, True),  # SA_NOCLDWAIT?
+        (OLD, mask_of(), mask_of(64), False, True),
+        (OLD, mask_of(), mask_of(), True, True),
+        (REAPING, mask_of(), mask_of(), False, True),
+    ],
+)
+def test_who_handles_no_signal_need_not_be_asked(
+    means: Means, ignored: int, caught: int, snapshot: bool, needed: bool
+) -> None:
+    status = SIGNALS % (ignored, caught) + STATUS
+
+    found = answer_of(means, status, snapshot=snapshot)
+
+    if needed:
+        assert found == Unasked("it is old")
+        return
+    assert isinstance(found, Answers)
+    assert [(this.signal, this.handler) for this in found.handlers] == [
+        (number, 1) for number in range(1, 65) if ignored >> number - 1 & 1
+    ]
+    assert (found.timers, found.brk, found.alt_stack) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -741,9 +814,10 @@ def test_nobody_is_asked(means: Means, undisturbed: bool, reason: str) -> None:
     [
         (NOTHING, []),
         (replace(NOTHING, brk=None), ["brk of process 7 is not known"]),
+        (Answers(handlers=()), []),  # it need not be asked
         (Unasked("it is old"), ["handlers, .* timers of process 7 .*: it is old$"]),
     ],
-    ids=["all", "no-brk", "nothing"],
+    ids=["all", "no-brk", "needless", "nothing"],
 )
 def test_what_is_lacking_is_told(asked: Answers | Unasked, warnings: list[str]) -> None:
     found = lacking_facts(7, asked)
@@ -753,22 +827,8 @@ def test_what_is_lacking_is_told(asked: Answers | Unasked, warnings: list[str]) 
         assert re.search(pattern, warning)
 
 
-def test_whose_actions_are_asked_for() -> None:
-    status = b"SigBlk:\t00000000000000ff\nSigIgn:\t0000000000001000\n"
-    status += b"SigCgt:\t8000000000000002\nCapInh:\t0000000000000000\n"
+def test_which_signals_do_not_have_their_default_action() -> None:
+    status = SIGNALS % (1 << 12, 1 << 63 | 1 << 1) + STATUS
 
     assert _signals(status) == (1 << 12, 1 << 63 | 1 << 1)
-    assert _signals(b"Name:\tit\n") == (0, 0)
-
-
-def test_who_handles_nothing_is_not_asked() -> None:
-    status = STATUS + b"SigIgn:\t0000000000001000\nSigCgt:\t0000000000000000\n"
-    asking = Asking(
-        MAIN, status, MEANS, STACK, undisturbed=True, changed=False, snapshot=False
-    )
-
-    asked = asking.finish(lambda: None)
-
-    assert isinstance(asked, Answers)
-    assert [(this.signal, this.handler) for this in asked.handlers] == [(13, 1)]
-    assert lacking_facts(7, asked) == []
+    assert _signals(STATUS) == (0, 0)
