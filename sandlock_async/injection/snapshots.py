@@ -93,7 +93,7 @@ class Snapshot:
             ptrace.setregset(self.pid, ptrace.Regset.PRSTATUS, state.tobytes())
             ptrace.resume(self.pid)
         except OSError as error:
-            if not (files.is_gone(error) or isinstance(error, PermissionError)):
+            if not files.is_gone(error):
                 raise  # else it has ended, or is just about to
         patience = time.monotonic() + _PATIENCE_S
         while not wait.reap_thread(self.pid) or not self._is_dead():
@@ -105,9 +105,14 @@ class Snapshot:
             time.sleep(_POLL_S)
 
     def _seize(self) -> None:
-        if not self._is_held:
+        if self._is_held:
+            return
+        try:
             ptrace.seize(self.pid)
-            self._is_held = True
+        except PermissionError:
+            self._check_alive()  # so it says of a zombie, too
+            raise
+        self._is_held = True
 
     def _stop(self, check_aborted: Callable[[], None]) -> None:
         ptrace.interrupt(self.pid)
