@@ -47,12 +47,12 @@ def settle_snapshots(cast: Sequence[Subject], deadline: Deadline) -> None:
             raise lost_copy_error(subject.target.pid) from error
 
 
-def end_snapshots(cast: Sequence[Subject], loop: LoopFacts) -> list[str]:
+def end_snapshots(cast: Sequence[Subject], loop: LoopFacts) -> dict[int, str]:
     """Kill copies, and have them reaped.
 
-    :return: what could not be done, as warnings
+    :return: what could not be done, as warnings, by pid of the process
     """
-    warnings: list[str] = []
+    warnings: dict[int, str] = {}
     for subject in cast:
         if subject.snapshot is None:
             continue
@@ -62,9 +62,10 @@ def end_snapshots(cast: Sequence[Subject], loop: LoopFacts) -> list[str]:
         snapshot.end(gadget.address)
         problem = _reap(subject, snapshot.inner_pid, loop)
         if problem:
-            warnings.append(
-                f"process {subject.target.pid} is left with a zombie, "
-                f"{snapshot.pid}, which the next capture reaps: {problem}"
+            pid = subject.target.pid
+            warnings[pid] = (
+                f"process {pid} is left with a zombie, {snapshot.pid}, which the next "
+                f"capture reaps: {problem}"
             )
     return warnings
 

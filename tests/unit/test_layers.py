@@ -16,7 +16,7 @@ ROOMS = [
     ("cli",),
     ("__init__",),
     ("capture", "convert"),
-    ("sights",),
+    ("delivery", "sights"),
     ("tracing", "checkpoint"),
     ("spilling", "reaping"),
     ("store", "waiters"),
@@ -50,6 +50,7 @@ PURE_FOLDERS = ("image/bincode/", "image/policy/")
 ASYNC = (
     "capture",
     "convert",
+    "delivery",
     "sights",
     "tracing",
     "spilling",
