@@ -15,6 +15,7 @@ ROOMS = [
     ("__main__",),
     ("cli",),
     ("__init__",),
+    ("many",),
     ("capture", "convert"),
     ("delivery", "sights"),
     ("tracing", "checkpoint"),
@@ -48,6 +49,7 @@ PURE = (
 )
 PURE_FOLDERS = ("image/bincode/", "image/policy/")
 ASYNC = (
+    "many",
     "capture",
     "convert",
     "delivery",
