@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from sandlock_async.completion import completed, shielded
 from sandlock_async.courtesy import courteous_loop
+from sandlock_async.kernel.libc import rest
 from sandlock_async.threads import no_thread_error
 
 P = ParamSpec("P")
@@ -20,7 +21,11 @@ T = TypeVar("T")
 THREADS = 4
 """Threads an operation has at most; they start when there is work for them."""
 
-_END_POLL_S = 0.0002
+_END_RESTS = 4
+_END_REST_US = 50
+"""Idle threads need about that; the event loop cannot sleep for less than 1 ms."""
+
+_END_POLL_S = 0.001
 
 
 class _Pool(concurrent.futures.ThreadPoolExecutor):
@@ -108,6 +113,10 @@ class Workers(concurrent.futures.Executor):
     async def _end(self) -> None:
         # Idle threads end at once, but joining them would block the event loop.
         self._pool.shutdown(wait=False)
+        for _ in range(_END_RESTS):
+            if self._pool.is_over:
+                return
+            rest(_END_REST_US)
         while not self._pool.is_over:  # noqa: ASYNC110
             await asyncio.sleep(_END_POLL_S)
 
