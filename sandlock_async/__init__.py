@@ -34,6 +34,7 @@ from sandlock_async.image.policy import Policy as Policy
 from sandlock_async.image.policy import decode_policy as decode_policy
 from sandlock_async.image.policy import default_policy as default_policy
 from sandlock_async.image.policy import encode_policy as encode_policy
+from sandlock_async.many import capture_many as capture_many
 from sandlock_async.model import FdInfo as FdInfo
 from sandlock_async.model import MemoryMap as MemoryMap
 from sandlock_async.model import MemorySegment as MemorySegment

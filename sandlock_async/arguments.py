@@ -1,12 +1,66 @@
 """A caller's own mistakes, found before anything is touched."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from sandlock_async.image.policy import Policy
+from sandlock_async.image import find_format
+from sandlock_async.image.files import Format
+from sandlock_async.image.policy import Policy, encode_policy
 from sandlock_async.strategy import Strategy
 
 _BYTES = (bytes, bytearray, memoryview)
 _CONTENT = {"policy": (*_BYTES, Policy), "app_state": _BYTES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How captures to the disk are to be made; checked as they are given.
+
+    :raises TypeError: naming the one that is of another type
+    :raises ValueError: naming the one that cannot be, or not in this release
+    """
+
+    name: str | None = None
+    policy: bytes | Policy | None
+    app_state: bytes | None = None
+    format: str
+    strategy: str
+    tree: bool = False
+    exclude_dontdump: bool
+    operation_id: str | None = None
+    recipients: Sequence[object] = ()
+    timeout: float
+    memory_limit: int
+    replace: bool
+    durable: bool
+
+    def __post_init__(self) -> None:
+        find_format(self.format)
+        check_arguments(
+            name=self.name,
+            policy=self.policy,
+            app_state=self.app_state,
+            timeout=self.timeout,
+        )
+        _check_available(self)
+        if isinstance(self.policy, Policy):
+            encode_policy(self.policy)
+
+    @property
+    def layout(self) -> Format:
+        """The layout that *format* names."""
+        return find_format(self.format)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A checkpoint that is wanted of a process."""
+
+    target: object
+    pid: int
+    destination: Path
+    options: Options
 
 
 def check_arguments(
@@ -24,31 +78,6 @@ def check_arguments(
         raise ValueError(f"timeout must be more than 0 seconds, but is {timeout!r}")
 
 
-def check_options(
-    *,
-    strategy: str,
-    memory_limit: int,
-    operation_id: str | None,
-    recipients: Sequence[object],
-) -> None:
-    """Return if this release can do what is asked for.
-
-    :raises ValueError: naming the option that it cannot
-    """
-    if memory_limit < 0:
-        raise ValueError(f"memory_limit must not be negative, but is {memory_limit}")
-    if strategy not in tuple(Strategy):
-        known = ", ".join(map(repr, map(str, Strategy)))
-        raise ValueError(f"unknown strategy {strategy!r}: one of {known}")
-    wanted = {
-        "operation_id=": operation_id is not None,
-        "recipients=": bool(recipients),
-    }
-    for option, given in wanted.items():
-        if given:
-            raise ValueError(f"{option} is not available in this release")
-
-
 def check_content(*, name: object, policy: object, app_state: object) -> None:
     """Return if an image can hold these; None stands for a default, or nothing.
 
@@ -59,3 +88,20 @@ def check_content(*, name: object, policy: object, app_state: object) -> None:
     for what, value in (("policy", policy), ("app_state", app_state)):
         if value is not None and not isinstance(value, _CONTENT[what]):
             raise TypeError(f"{what} must be bytes, not {value!r}")
+
+
+def _check_available(options: Options) -> None:
+    if options.memory_limit < 0:
+        raise ValueError(
+            f"memory_limit must not be negative, but is {options.memory_limit}"
+        )
+    if options.strategy not in tuple(Strategy):
+        known = ", ".join(map(repr, map(str, Strategy)))
+        raise ValueError(f"unknown strategy {options.strategy!r}: one of {known}")
+    wanted = {
+        "operation_id=": options.operation_id is not None,
+        "recipients=": bool(options.recipients),
+    }
+    for option, given in wanted.items():
+        if given:
+            raise ValueError(f"{option} is not available in this release")

@@ -1,8 +1,8 @@
-"""Those that are frozen together with a process: its descendants, as they appear."""
+"""Those that are frozen together: a process and its descendants, or one another."""
 
 from sandlock_async.clock import Deadline
 from sandlock_async.descendants import find_descendants
-from sandlock_async.errors import ProcessGoneError
+from sandlock_async.errors import CaptureError, FreezeTimeoutError, ProcessGoneError
 from sandlock_async.kernel.memory import Arena
 from sandlock_async.scene import Sight
 from sandlock_async.snapshot.copying import Copier
@@ -33,9 +33,10 @@ def make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
 
 
 class Descendants:
-    """Finds, under the freeze, descendants that nobody had seen before it.
+    """A process, and its descendants if they are wanted; the first is needed.
 
-    :ivar ended: those that had ended before they stood still
+    Those that nobody had seen before the freeze are found under it.
+
     """
 
     def __init__(
@@ -53,13 +54,18 @@ class Descendants:
         self._exclude_dontdump = first.exclude_dontdump
         self._tree = tree
         self._opened: list[Target] = []
-        self.ended: set[int] = set()
+        self._ended: set[int] = set()
+
+    @property
+    def ended(self) -> tuple[int, ...]:
+        """Those that had ended before they stood still."""
+        return tuple(sorted(self._ended))
 
     def find_new(self) -> list[Subject]:
         """Return those that have not been seen yet; on the tracer's thread."""
         if not self._tree:
             return []
-        known = {subject.target.pid for subject in self._subjects} | self.ended
+        known = {subject.target.pid for subject in self._subjects} | self._ended
         found: list[Subject] = []
         for pid in find_descendants(self._subjects[0].target.pid):
             if pid in known:
@@ -69,19 +75,63 @@ class Descendants:
                 self._opened.append(target)
                 seen = survey(target, exclude_dontdump=self._exclude_dontdump)
             except ProcessGoneError:
-                self.ended.add(pid)
+                self._ended.add(pid)
                 continue
             room = seen.expected_bytes + NEWCOMER_GROWTH_BYTES
             sight = Sight(target=target, survey=seen, room=room, choice=_NEWCOMER)
             found.append(make_subject(sight, self._deadline, self._workers))
         return found
 
-    def leave(self, subject: Subject) -> None:
-        """Take note that one has ended before it stood still."""
-        self.ended.add(subject.target.pid)
+    def leave(self, subject: Subject, error: CaptureError) -> None:
+        """Take note that one has ended before it stood still.
+
+        :raises CaptureError: what is wrong, if it is something else, or the first
+        """
+        if subject is self._subjects[0] or not isinstance(error, ProcessGoneError):
+            raise error
+        self._subjects.remove(subject)
+        self._ended.add(subject.target.pid)
         subject.source.close()
 
     def close(self) -> None:
         """Let the processes go that were found here."""
         while self._opened:
             self._opened.pop().close()
+
+
+class Equals:
+    """Processes of which each is wanted for itself; nobody joins them.
+
+    :param left: where the errors go of those that the others go on without, by pid
+    """
+
+    def __init__(self, subjects: list[Subject], left: dict[int, Exception]) -> None:
+        self._subjects = subjects
+        self._left = left
+
+    @property
+    def ended(self) -> tuple[int, ...]:
+        """Nobody: who has ended is among those left."""
+        return ()
+
+    def find_new(self) -> list[Subject]:
+        """Return nobody."""
+        return []
+
+    def leave(self, subject: Subject, error: CaptureError) -> None:
+        """Go on without one.
+
+        :raises CaptureError: what is wrong, if there is no time for the others either,
+            nobody else is there, or one cannot be let go by itself
+        """
+        # A thread that is attached but not stopped is let go when the tracer ends.
+        is_held = subject.group.tids and not isinstance(error, ProcessGoneError)
+        late = isinstance(error, FreezeTimeoutError)
+        if is_held or late or len(self._subjects) == 1:
+            raise error
+        self._subjects.remove(subject)
+        self._left[subject.target.pid] = error
+        subject.source.close()
+
+    def close(self) -> None:
+        """Do nothing."""

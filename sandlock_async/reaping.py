@@ -61,12 +61,12 @@ class Copies:
                     raise translate(error, subject.target.pid, "snapshot") from error
                 raise lost_copy_error(subject.target.pid) from error
 
-    def end(self) -> list[str]:
+    def end(self) -> dict[int, str]:
         """End all, and have them reaped; doing so twice does nothing. Blocks.
 
-        :return: what could not be done, as warnings
+        :return: what could not be done, as warnings, by pid of the process
         """
-        warnings: list[str] = []
+        warnings: dict[int, str] = {}
         try:
             for subject, snapshot in self._there():
                 subject.snapshot = None
@@ -75,9 +75,10 @@ class Copies:
                 self._on_holder(snapshot.end, syscall.address)
                 problem = _reap(subject, snapshot.inner_pid, self._loop)
                 if problem:
-                    warnings.append(
-                        f"process {subject.target.pid} is left with a zombie, "
-                        f"{snapshot.pid}, which the next capture reaps: {problem}"
+                    pid = subject.target.pid
+                    warnings[pid] = (
+                        f"process {pid} is left with a zombie, {snapshot.pid}, which "
+                        f"the next capture reaps: {problem}"
                     )
         finally:
             if self._holder is not None:

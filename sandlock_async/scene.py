@@ -1,7 +1,7 @@
 """Processes before and after a freeze: how they were found, and what came of them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandlock_async.injection.questions import Answers
 from sandlock_async.model import (
@@ -45,26 +45,46 @@ class Sight:
 class Scene:
     """Processes as they were at one instant, in our memory; they run again.
 
-    :ivar snapshots: of each; the target's first, then its descendants'
-    :ivar threads: of all together
-    :ivar attach_ms: from the first request to the first interrupt
-    :ivar freeze_ms: from the first interrupt to the last detach
-    :ivar spilled_bytes: what did not fit the memory budget
+    :ivar snapshots: of each; a target's first, then its descendants'
+    :ivar began: monotonic seconds of the first request
     :ivar ended: descendants that had ended, and that nobody had reaped
-    :ivar end_copies: ends the copies that were made, and tells what could not be done
+    :ivar end_copies: ends the copies that were made; returns, by pid of the process,
+        what could not be done
     """
 
     snapshots: "tuple[Snapshot, ...]"
-    attach_ms: float
-    freeze_ms: float
-    spilled_bytes: int
+    began: float
     ended: tuple[int, ...]
-    end_copies: Callable[[], list[str]]
+    end_copies: Callable[[], dict[int, str]]
 
     @property
     def threads(self) -> int:
         """How many there are in all processes."""
         return sum(len(this.view.facts.threads) for this in self.snapshots)
+
+    @property
+    def frozen_at(self) -> float:
+        """Monotonic seconds of the first interrupt."""
+        return min(this.frozen_at for this in self.snapshots)
+
+    @property
+    def thawed_at(self) -> float:
+        """Monotonic seconds of the last detach."""
+        return max(this.thawed_at for this in self.snapshots)
+
+    @property
+    def freeze_ms(self) -> float:
+        """From the first interrupt to the last detach."""
+        return 1e3 * (self.thawed_at - self.frozen_at)
+
+    @property
+    def spilled_bytes(self) -> int:
+        """What did not fit the memory budget."""
+        return sum(this.spilled_bytes for this in self.snapshots)
+
+    def only(self, snapshot: "Snapshot") -> "Scene":
+        """Return the same with one process in it; it is this one that is closed."""
+        return replace(self, snapshots=(snapshot,), ended=())
 
     def warnings(self) -> list[str]:
         """Return what is not in the image, memory and descriptors aside."""
@@ -72,10 +92,10 @@ class Scene:
             f"process {pid} had ended, and is not in the image" for pid in self.ended
         ] + [warning for this in self.snapshots for warning in this.warnings()]
 
-    def close(self) -> list[str]:
+    def close(self) -> dict[int, str]:
         """Give the memory back; closing twice does nothing.
 
-        :return: what could not be tidied up, as warnings
+        :return: what could not be tidied up, as warnings, by pid of the process
         """
         for snapshot in self.snapshots:
             snapshot.source.close()
@@ -88,6 +108,9 @@ class Snapshot:
 
     :ivar fds: what was looked up of its descriptors, right after the thaw
     :ivar others: descriptors of those that were captured together with it
+    :ivar frozen_at: monotonic seconds of the first interrupt of a thread of it
+    :ivar thawed_at: monotonic seconds of the last detach
+    :ivar spilled_bytes: what of it did not fit the memory budget
     """
 
     target: Target
@@ -98,6 +121,9 @@ class Snapshot:
     flags: Flags
     fds: LateFds
     others: tuple[RawFd, ...]
+    frozen_at: float
+    thawed_at: float
+    spilled_bytes: int
 
     def process_state(
         self,

@@ -1,48 +1,53 @@
 """The looks before a freeze: who is captured, and the memory that the copies take."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sandlock_async.budget import BUDGET
 from sandlock_async.company import NEWCOMER_GROWTH_BYTES
 from sandlock_async.descendants import find_descendants
-from sandlock_async.errors import ProcessGoneError
+from sandlock_async.errors import CaptureError, ProcessGoneError
 from sandlock_async.failure import exhaustion_explained, translate
 from sandlock_async.scene import Sight
 from sandlock_async.snapshot.survey import Survey, survey
 from sandlock_async.strategy import Choice, Strategy, choose
-from sandlock_async.target import Target, open_target, resolve_pid
+from sandlock_async.target import Target, open_target
 from sandlock_async.workers import Workers
 
 _GROWTH_BYTES = 8 << 20
 """Room for what the target touches between the look before and the freeze."""
 
+_HUGE_PAGE_BYTES = 2 << 20
+"""An arena of whole ones is faulted in in a seventh of the time."""
+
 
 @asynccontextmanager
 async def sighted(
-    target: object,
+    targets: Mapping[int, object],
     workers: Workers,
     memory_limit: int,
     *,
     tree: bool = False,
+    left: dict[int, Exception] | None = None,
     exclude_dontdump: bool = False,
     strategy: Strategy = Strategy.DIRECT,
 ) -> AsyncGenerator[list[Sight]]:
-    """Pin the target, look at its memory, and wait for room for a copy of it.
+    """Pin processes, look at their memory, and wait for room for a copy of it.
 
-    :param tree: its descendants too, after it
+    :param targets: one, or several, by pid
+    :param tree: the descendants of the first too, after it
+    :param left: where the errors go of targets that the others go on without, by pid
     :param strategy: how their memory is to be read
     """
-    pid = resolve_pid(target)
     async with AsyncExitStack() as opened:
         seen: list[tuple[Target, Survey]] = []
 
-        def look(who: object) -> Target:
+        def look(pid: int, who: object) -> Target:
             with exhaustion_explained(pid):
                 return open_target(who)
 
-        async def add(who: object) -> None:
-            found = await workers.acquire(Target.close, look, who)
+        async def add(pid: int, who: object) -> None:
+            found = await workers.acquire(Target.close, look, pid, who)
             opened.callback(found.close)
             with exhaustion_explained(pid):
                 seen.append(
@@ -54,30 +59,34 @@ async def sighted(
                     )
                 )
 
-        await add(target)
-        for descendant in await workers.run(_descendants, pid) if tree else ():
+        for pid, target in targets.items():
             try:
-                await add(descendant)
-            except ProcessGoneError:
-                continue  # the freeze will tell what has become of it
+                await add(pid, target)
+            except (CaptureError, ValueError) as error:
+                if left is None:
+                    raise
+                left[pid] = error
+        if tree:
+            for pid in await workers.run(_descendants, seen[0][0].pid):
+                try:
+                    await add(pid, pid)
+                except ProcessGoneError:
+                    continue  # the freeze will tell what has become of it
         choices = [_choose(strategy, survey, memory_limit) for _, survey in seen]
-        wanted = [
-            _wanted(number, survey, choice)
-            for number, ((_, survey), choice) in enumerate(
-                zip(seen, choices, strict=True)
-            )
+        needed = [
+            _needed(survey, choice)
+            for (_, survey), choice in zip(seen, choices, strict=True)
         ]
-        async with BUDGET.reserved(sum(wanted), memory_limit) as room:
-            sights: list[Sight] = []
-            for (found, survey_of_it), choice, size in zip(
-                seen, choices, wanted, strict=True
-            ):
-                share = min(size, room)
-                room -= share
-                sights.append(
-                    Sight(target=found, survey=survey_of_it, room=share, choice=choice)
+        growth = [_growth(size, NEWCOMER_GROWTH_BYTES) for size in needed]
+        if left is None:
+            growth[0] = _growth(needed[0], _GROWTH_BYTES)
+        async with BUDGET.reserved(sum(needed) + sum(growth), memory_limit) as room:
+            yield [
+                Sight(target=found, survey=survey_of_it, room=share, choice=choice)
+                for (found, survey_of_it), choice, share in zip(
+                    seen, choices, _shares(needed, growth, room), strict=True
                 )
-            yield sights
+            ]
 
 
 def _choose(strategy: Strategy, seen: Survey, memory_limit: int) -> Choice:
@@ -91,11 +100,25 @@ def _choose(strategy: Strategy, seen: Survey, memory_limit: int) -> Choice:
     )
 
 
-def _wanted(number: int, seen: Survey, choice: Choice) -> int:
+def _needed(seen: Survey, choice: Choice) -> int:
     forks = choice.strategy is Strategy.FORK
-    size = seen.uncopied_bytes if forks else seen.expected_bytes
-    growth = _GROWTH_BYTES if number == 0 else NEWCOMER_GROWTH_BYTES
-    return size + size // 8 + growth
+    return seen.uncopied_bytes if forks else seen.expected_bytes
+
+
+def _growth(size: int, least: int) -> int:
+    whole = size + size // 8 + least
+    return -(-whole // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES - size
+
+
+def _shares(needed: list[int], growth: list[int], room: int) -> list[int]:
+    """Share *room* out: first to what each needs now, then to what it may grow by."""
+    spare = max(room - sum(needed), 0)
+    shares: list[int] = []
+    for size, extra in zip(needed, growth, strict=True):
+        now = min(size, room)
+        room -= now
+        shares.append(now + extra * spare // sum(growth))
+    return shares
 
 
 def _descendants(pid: int) -> list[int]:

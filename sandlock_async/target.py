@@ -57,6 +57,11 @@ def resolve_pid(target: object) -> int:
     return pid
 
 
+def has_no_pid(target: object) -> bool:
+    """Whether *target* is something that has a pid only while it runs, and now none."""
+    return target is not None and getattr(target, "pid", target) is None
+
+
 def is_sandbox(target: object) -> bool:
     """Whether *target* is a ``sandlock.Sandbox``, or a process started by one."""
     return type(target).__module__.partition(".")[0] == "sandlock"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from sandlock_async.clock import Deadline
-from sandlock_async.company import Descendants, make_subject
+from sandlock_async.company import Descendants, Equals, make_subject
 from sandlock_async.completion import Overdue, completed
-from sandlock_async.errors import FreezeTimeoutError
+from sandlock_async.errors import FreezeTimeoutError, WaitConflictError
 from sandlock_async.failure import exhaustion_explained
 from sandlock_async.reaping import Copies
 from sandlock_async.scene import Scene, Sight, Snapshot
@@ -37,7 +37,8 @@ _PATIENCE_S = 2.0
 async def take_scene(
     sights: Sequence[Sight],
     *,
-    tree: bool,
+    tree: bool = False,
+    left: dict[int, Exception] | None = None,
     timeout: float,
     workers: Workers,
     buffers: Buffers,
@@ -48,8 +49,10 @@ async def take_scene(
 
     However this ends, when it ends all of them run.
 
-    :param sights: the target, and its descendants as far as they are known
+    :param sights: the target, and its descendants as far as they are known; or targets
     :param tree: look for descendants that have been started since
+    :param left: where the errors go of targets that the others go on without, by pid;
+        if None, the first is the only target
     :param timeout: seconds for attach and freeze
     :param on_frozen: told the number of threads, if anything is spilled
     :return: the scene; close it when the bytes are no longer wanted
@@ -57,7 +60,11 @@ async def take_scene(
     pid = sights[0].target.pid
     deadline = Deadline(timeout)
     cast: list[Subject] = []
-    company = Descendants(cast, deadline, workers, sights[0].survey, tree=tree)
+    company = (
+        Descendants(cast, deadline, workers, sights[0].survey, tree=tree)
+        if left is None
+        else Equals(cast, left)
+    )
     loop = LoopFacts.of(asyncio.get_running_loop())
     copies = Copies(cast, loop)
     stuck = False
@@ -106,8 +113,6 @@ async def take_scene(
         if not stuck:
             await workers.run(_close, cast, company, copies)
         raise
-    frozen_at = min(subject.group.frozen_at for subject in cast)
-    thawed_at = max(subject.group.thawed_at for subject in cast)
     return Scene(
         snapshots=tuple(
             Snapshot(
@@ -124,17 +129,28 @@ async def take_scene(
                     if other is not subject
                     for raw in other.view.facts.fds
                 ),
+                frozen_at=subject.group.frozen_at,
+                thawed_at=subject.group.thawed_at,
+                spilled_bytes=sum(piece.size for piece in subject.direct.pending),
             )
             for subject in cast
         ),
-        attach_ms=1e3 * (frozen_at - began),
-        freeze_ms=1e3 * (thawed_at - frozen_at),
-        spilled_bytes=sum(
-            pending.size for subject in cast for pending in subject.direct.pending
-        ),
-        ended=tuple(sorted(company.ended)),
+        began=began,
+        ended=company.ended,
         end_copies=copies.end,
     )
+
+
+async def close_scene(scene: Scene, workers: Workers) -> dict[int, str]:
+    """Give back what a scene holds, when nobody reads it any more.
+
+    :return: what could not be tidied up, as warnings, by pid of the process
+    """
+    try:
+        await workers.drained()
+    finally:  # cancelled again: it is to be closed all the same
+        left = await workers.run(scene.close)
+    return left
 
 
 def _settle(cast: list[Subject]) -> None:
@@ -153,7 +169,7 @@ def _settle(cast: list[Subject]) -> None:
         subject.direct.trim()
 
 
-def _close(cast: list[Subject], company: Descendants, copies: Copies) -> None:
+def _close(cast: list[Subject], company: Descendants | Equals, copies: Copies) -> None:
     try:
         copies.end()
     finally:
@@ -165,15 +181,18 @@ def _close(cast: list[Subject], company: Descendants, copies: Copies) -> None:
 async def _look(
     tracer: TracerThread,
     cast: list[Subject],
-    company: Descendants,
+    company: Descendants | Equals,
     deadline: Deadline,
     held: ExitStack,
     loop: LoopFacts,
 ) -> None:
     def job() -> None:
-        for subject in cast:
-            check_waiters(subject.target, loop)
-        held.enter_context(polls_held(cast[0].target))
+        for subject in tuple(cast):
+            try:
+                check_waiters(subject.target, loop)
+                held.enter_context(polls_held(subject.target))
+            except WaitConflictError as error:
+                company.leave(subject, error)
         look(cast, company)
 
     await completed(

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from sandlock_async.completion import completed, shielded
 from sandlock_async.courtesy import courteous_loop
+from sandlock_async.kernel.libc import rest
 from sandlock_async.threads import no_thread_error
 
 P = ParamSpec("P")
@@ -20,25 +21,52 @@ T = TypeVar("T")
 THREADS = 4
 """Threads an operation has at most; they start when there is work for them."""
 
-_END_POLL_S = 0.0002
+_END_RESTS = 4
+_END_REST_US = 50
+"""Idle threads need about that; the event loop cannot sleep for less than 1 ms."""
+
+_END_POLL_S = 0.001
 
 
-class Workers(concurrent.futures.ThreadPoolExecutor):
-    """A small pool that is empty and gone when its ``async with`` is left."""
+class _Pool(concurrent.futures.ThreadPoolExecutor):
+    """Threads, and what became of them."""
 
-    def __init__(self) -> None:
-        super().__init__(THREADS, thread_name_prefix="sandlock-async-io")
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._shutdown
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no thread is left."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+class Workers(concurrent.futures.Executor):
+    """A small pool that is empty and gone when its ``async with`` is left.
+
+    :param threads: how many it has at most
+    :param pool: threads of somebody else's, to be used instead
+    """
+
+    def __init__(self, threads: int = THREADS, *, pool: _Pool | None = None) -> None:
+        self._is_lent = pool is not None
+        self._pool = pool or _Pool(threads, thread_name_prefix="sandlock-async-io")
         self._held = ExitStack()
         self._outstanding: set[concurrent.futures.Future[Any]] = set()
+
+    def lent(self) -> "Workers":
+        """Return the same threads for one operation of several that share them."""
+        return Workers(pool=self._pool)
 
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[T]:
         """Start a call on one of the threads."""
         try:
-            future = super().submit(fn, *args, **kwargs)
+            future = self._pool.submit(fn, *args, **kwargs)
         except RuntimeError as error:
-            if self._shutdown:
+            if self._pool.is_closed:
                 raise
             raise no_thread_error() from error
         self._outstanding.add(future)
@@ -84,8 +112,12 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
 
     async def _end(self) -> None:
         # Idle threads end at once, but joining them would block the event loop.
-        self.shutdown(wait=False)
-        while any(thread.is_alive() for thread in self._threads):  # noqa: ASYNC110
+        self._pool.shutdown(wait=False)
+        for _ in range(_END_RESTS):
+            if self._pool.is_over:
+                return
+            rest(_END_REST_US)
+        while not self._pool.is_over:  # noqa: ASYNC110
             await asyncio.sleep(_END_POLL_S)
 
     async def __aenter__(self) -> Self:
@@ -102,4 +134,5 @@ class Workers(concurrent.futures.ThreadPoolExecutor):
             try:
                 await self.drained()
             finally:
-                await shielded(self._end())
+                if not self._is_lent:
+                    await shielded(self._end())

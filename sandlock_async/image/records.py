@@ -27,21 +27,13 @@ from sandlock_async.image.strict_json import U64, Malformed
 T = TypeVar("T")
 Decoder = Callable[[object, str], Any]
 
+_PLAIN = frozenset((int, str, bool, NoneType))
+
 
 def encode_record(value: object) -> Any:  # noqa: ANN401 - JSON
     """Return *value* as what JSON knows."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, tuple):
-        return [encode_record(item) for item in cast("tuple[object, ...]", value)]
-    if is_dataclass(value):
-        encoded = {
-            field.name: encode_record(getattr(value, field.name))
-            for field in fields(value)
-        }
-        kind = getattr(type(value), "kind", None)
-        return encoded if kind is None else {"kind": kind, **encoded}
-    return value
+    kind = cast("Any", type(value))
+    return value if kind in _PLAIN else _encoder(kind)(value)
 
 
 def decode_record(record: type[T], value: object, where: str) -> T:
@@ -51,6 +43,37 @@ def decode_record(record: type[T], value: object, where: str) -> T:
     :raises Malformed: naming the first field that is wrong
     """
     return cast("T", _decoder(cast("Any", record))(value, where))
+
+
+@cache
+def _encoder(record: type[Any]) -> Callable[[Any], object]:
+    # Asked once for each type: an image has thousands of values.
+    if issubclass(record, bytes):
+        return bytes.hex
+    if issubclass(record, tuple):
+        return _encode_items
+    if not is_dataclass(record):
+        return _as_it_is
+    names = tuple(field.name for field in fields(record))
+    kind = getattr(record, "kind", None)
+    head: dict[str, object] = {} if kind is None else {"kind": kind}
+
+    def encode(value: object) -> object:
+        encoded = dict(head)
+        for name in names:
+            item = getattr(value, name)
+            encoded[name] = item if type(item) in _PLAIN else encode_record(item)
+        return encoded
+
+    return encode
+
+
+def _encode_items(value: tuple[object, ...]) -> list[object]:
+    return [item if type(item) in _PLAIN else encode_record(item) for item in value]
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 @cache

@@ -41,14 +41,14 @@ _QUICKLY_SCANNED_BYTES = 64 << 20
 
 
 class Company(Protocol):
-    """Those that are frozen together with a process: its descendants, or nobody."""
+    """Who is frozen together, and who of them the others can do without."""
 
     def find_new(self) -> list[Subject]:
         """Return those that have not been seen yet."""
         ...
 
-    def leave(self, subject: Subject) -> None:
-        """Take note that one has ended before it stood still."""
+    def leave(self, subject: Subject, error: CaptureError) -> None:
+        """Go on without one that cannot be frozen, and runs; or raise that error."""
         ...
 
 
@@ -58,26 +58,26 @@ def look(subjects: list[Subject], company: Company) -> None:
     If anything is pending all are still frozen; otherwise, and whenever this raises,
     all run.
 
-    :param subjects: changed as descendants of the first come and go
+    :param subjects: changed as others come and go
     :raises CaptureError: in all its forms; the message says why
     """
     pid = subjects[0].target.pid
     try:
         for subject in tuple(subjects):
             pid = subject.target.pid
-            if _is_there(subject.group.attach, subject, subjects, company):
+            if _is_there(subject.group.attach, subject, company):
                 for _ in range(_REHEARSALS):
                     _rehearse(subject)
         for subject in tuple(subjects):
             pid = subject.target.pid
-            _is_there(subject.group.freeze, subject, subjects, company)
+            _is_there(subject.group.freeze, subject, company)
         # Nobody who stands still starts another: when a look finds none, that is all.
         while new := company.find_new():
             subjects += new
             for subject in new:
                 pid = subject.target.pid
-                if _is_there(subject.group.attach, subject, subjects, company):
-                    _is_there(subject.group.freeze, subject, subjects, company)
+                if _is_there(subject.group.attach, subject, company):
+                    _is_there(subject.group.freeze, subject, company)
         for subject in subjects:
             pid = subject.target.pid
             subject.view = _read(subject)
@@ -95,21 +95,13 @@ def look(subjects: list[Subject], company: Company) -> None:
         raise
 
 
-def _is_there(
-    step: Callable[[], None],
-    subject: Subject,
-    subjects: list[Subject],
-    company: Company,
-) -> bool:
-    """Take a step; a descendant that has ended by then is dropped."""
+def _is_there(step: Callable[[], None], subject: Subject, company: Company) -> bool:
+    """Take a step; whether the subject is still one of the company then."""
     try:
         step()
-    except ProcessGoneError:
-        if subject is subjects[0]:
-            raise
+    except CaptureError as error:
+        company.leave(subject, error)
         subject.group.thaw()
-        subjects.remove(subject)
-        company.leave(subject)
         return False
     return True
 

@@ -15,8 +15,9 @@ ROOMS = [
     ("__main__",),
     ("cli",),
     ("__init__",),
+    ("many",),
     ("capture", "convert"),
-    ("sights",),
+    ("delivery", "sights"),
     ("tracing", "checkpoint"),
     ("spilling", "reaping"),
     ("store", "waiters"),
@@ -48,8 +49,10 @@ PURE = (
 )
 PURE_FOLDERS = ("image/bincode/", "image/policy/")
 ASYNC = (
+    "many",
     "capture",
     "convert",
+    "delivery",
     "sights",
     "tracing",
     "spilling",
