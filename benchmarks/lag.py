@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.results import Result, Row
-from benchmarks.takes import Take, alternate, ours, take_once
+from benchmarks.takes import Take, alternate, detours, ours, take_once
 from benchmarks.target import MIB, STRATEGIES, Memory, unconfined
 
 
@@ -31,6 +31,7 @@ async def lag(folder: Path, *, quick: bool) -> Result:
         found = await alternate(
             2 if quick else 10, {name: partial(once, name) for name in names}
         )
+    taken = {name: [it for it in takes if it] for name, takes in found.items()}
     rows: list[Row] = []
     for name, times in late.items():
         p99 = sorted(times)[int(len(times) * 0.99)]
@@ -39,13 +40,13 @@ async def lag(folder: Path, *, quick: bool) -> Result:
             Row.of(f"timer late, {name}: p99", [p99]),
             Row.of(f"timer late, {name}: worst", [max(times)]),
         ]
-        takes = [take for take in found[name] if take is not None]
+        takes = taken[name]
         if takes:
             rows += [
                 Row.of(f"freeze, {name}", [take.freeze_ms for take in takes]),
                 Row.of(f"total, {name}", [take.total_ms for take in takes]),
             ]
-    return Result(rows)
+    return Result([*rows, *detours(taken)])
 
 
 @asynccontextmanager

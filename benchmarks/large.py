@@ -4,7 +4,9 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from benchmarks.takes import (
     Contender,
     Take,
     alternate,
+    detours,
     others,
     ours,
     take_once,
@@ -70,31 +73,34 @@ async def probe(folder: Path, *, quick: bool) -> Result:
     with sandboxed("0.9.0", memory, folder, spin=True) as (boxes, status):
         await status.ready()
         pid = boxes.pids[0]
+
+        async def idle(_: Path, __: bool) -> Take:  # noqa: FBT001
+            await asyncio.sleep(1)
+            return Take(freeze_ms=0, total_ms=1000)
+
         contenders: dict[str, Contender] = {
+            "nobody": idle,
             **{name: ours(pid, name) for name in STRATEGIES},
             NEW: theirs(boxes),
         }
+        gaps: dict[str, list[float]] = defaultdict(list)
 
-        async def watch(contender: Contender) -> tuple[float, float]:
+        async def watch(name: str) -> Take:
             status.forget_gap()
-            take = await take_once(contender, folder, durable=False)
-            return status.gap_ms, take.freeze_ms
+            take = await take_once(contenders[name], folder, durable=False)
+            gaps[name].append(status.gap_ms)
+            return take
 
-        async def idle() -> tuple[float, float]:
-            status.forget_gap()
-            await asyncio.sleep(1)
-            return status.gap_ms, 0
-
-        turns: dict[str, Callable[[], Awaitable[tuple[float, float]]]] = {
-            name: partial(watch, contender) for name, contender in contenders.items()
-        }
-        found = await alternate(2 if quick else 10, {"nobody": idle, **turns})
-    rows = []
-    for name, pairs in found.items():
-        rows.append(Row.of(f"longest gap, {name}", [gap for gap, _ in pairs]))
-        if name in contenders:
-            rows.append(Row.of(f"freeze as told, {name}", [told for _, told in pairs]))
-    return Result(rows)
+        found = await alternate(
+            2 if quick else 10, {name: partial(watch, name) for name in contenders}
+        )
+    rows = [Row.of(f"longest gap, {name}", gaps[name]) for name in contenders]
+    rows += [
+        Row.of(f"freeze as told, {name}", [take.freeze_ms for take in takes])
+        for name, takes in found.items()
+        if name != "nobody"
+    ]
+    return Result([*rows, *detours(found)])
 
 
 async def growth(folder: Path, *, quick: bool) -> Result:
@@ -126,6 +132,7 @@ async def growth(folder: Path, *, quick: bool) -> Result:
             ):
                 curves.setdefault(what, {})[size] = spread
                 rows.append(Row(f"{size} MB: {what}", spread))
+        rows += [replace(row, what=f"{size} MB: {row.what}") for row in detours(found)]
     return Result(rows, curves, "MB")
 
 
@@ -138,7 +145,7 @@ async def _compare(
     with tempfile.TemporaryDirectory(prefix="sandlock-bench-", dir=DISK) as disk:
         slow = await take_turns(-(-rounds // 2), contenders, Path(disk), durable=True)
     for what, takes in (("tmpfs", fast), ("disk, fsync", slow)):
-        rows += _rows(what, takes)
+        rows += [*_rows(what, takes), *detours(takes)]
     for name in STRATEGIES:
         for what, both in (
             ("freeze", [[take.freeze_ms for take in fast[it]] for it in (name, NEW)]),

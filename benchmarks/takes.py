@@ -4,16 +4,18 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import sandlock_async as sa
+from benchmarks.results import Row
 from benchmarks.sandboxes import Sandboxes
 
 T = TypeVar("T")
@@ -25,29 +27,32 @@ class Take:
 
     :ivar freeze_ms: how long the target stood still, as far as who took it can tell
     :ivar disk_bytes: blocks of the files, sparse ones without their holes
+    :ivar detour: whether the memory was read in another way than was asked for
     """
 
     freeze_ms: float
     total_ms: float
-    disk_bytes: int
+    disk_bytes: int = 0
+    detour: bool = False
 
 
-Contender = Callable[[Path, bool], Awaitable[tuple[float, float]]]
-"""Takes a picture to a path, durably or not: milliseconds of the freeze, and in all."""
+Contender = Callable[[Path, bool], Awaitable[Take]]
+"""Takes a picture to a folder, durably or not."""
 
 
 def ours(target: object, strategy: str) -> Contender:
     """Return our capture with a strategy."""
 
-    async def take(path: Path, durable: bool) -> tuple[float, float]:  # noqa: FBT001
+    async def take(path: Path, durable: bool) -> Take:  # noqa: FBT001
         began = time.perf_counter()
         report = await sa.capture_to(
             target, path / "it", strategy=strategy, durable=durable, timeout=120
         )
         total = 1e3 * (time.perf_counter() - began)
-        if report.strategy != strategy:
-            raise RuntimeError(f"{strategy} could not be done: {report.reason}")
-        return report.freeze_ms, total
+        detour = report.strategy != strategy
+        if detour:
+            print(f"not {strategy}: {report.reason}", file=sys.stderr)
+        return Take(freeze_ms=report.freeze_ms, total_ms=total, detour=detour)
 
     return take
 
@@ -55,8 +60,9 @@ def ours(target: object, strategy: str) -> Contender:
 def theirs(boxes: Sandboxes) -> Contender:
     """Return sandlock's checkpoint(), all of which counts as freeze, and save()."""
 
-    async def take(path: Path, durable: bool) -> tuple[float, float]:  # noqa: FBT001
-        return await boxes.checkpoint(path, durable=durable)
+    async def take(path: Path, durable: bool) -> Take:  # noqa: FBT001
+        freeze, total = await boxes.checkpoint(path, durable=durable)
+        return Take(freeze_ms=freeze, total_ms=total)
 
     return take
 
@@ -64,7 +70,7 @@ def theirs(boxes: Sandboxes) -> Contender:
 def command(*line: str) -> Contender:
     """Return a program that takes a picture to ``{}``; all of its run is freeze."""
 
-    async def take(path: Path, durable: bool) -> tuple[float, float]:  # noqa: FBT001
+    async def take(path: Path, durable: bool) -> Take:  # noqa: FBT001
         words = [word.replace("{}", str(path)) for word in line]
         began = time.perf_counter()
         done = await asyncio.to_thread(
@@ -75,7 +81,8 @@ def command(*line: str) -> Contender:
             raise RuntimeError(f"{line[0]}: {done.stderr[-2000:]}")
         if durable:
             await asyncio.to_thread(_sync, path)
-        return frozen, 1e3 * (time.perf_counter() - began)
+        total = 1e3 * (time.perf_counter() - began)
+        return Take(freeze_ms=frozen, total_ms=total)
 
     return take
 
@@ -122,11 +129,21 @@ async def take_turns(
 async def take_once(contender: Contender, folder: Path, *, durable: bool) -> Take:
     """Have one picture taken, measure and remove it."""
     with tempfile.TemporaryDirectory(dir=folder) as path:
-        freeze, total = await contender(Path(path), durable)
+        take = await contender(Path(path), durable)
         blocks = sum(
             file.lstat().st_blocks for file in Path(path).rglob("*") if file.is_file()
         )
-        return Take(freeze_ms=freeze, total_ms=total, disk_bytes=512 * blocks)
+        return replace(take, disk_bytes=512 * blocks)
+
+
+def detours(found: Mapping[str, Sequence[Take]]) -> list[Row]:
+    """Return how often each had to go another way, if any had."""
+    counts = {name: [take.detour for take in takes] for name, takes in found.items()}
+    return [
+        Row.of(f"rounds in which it copied after all, {name}", [sum(them)], "times")
+        for name, them in counts.items()
+        if any(them)
+    ]
 
 
 def _sync(folder: Path) -> None:
