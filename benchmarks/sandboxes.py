@@ -32,7 +32,10 @@ def python_with(version: str) -> Path:
 
 
 class Sandboxes:
-    """*count* sandboxes of *version*, all with the same program."""
+    """*count* sandboxes of *version*, all with the same program.
+
+    :param beside_us: in a process that has our package, too
+    """
 
     def __init__(
         self,
@@ -42,18 +45,25 @@ class Sandboxes:
         readable: tuple[str, ...] = (),
         writable: tuple[str, ...] = (),
         count: int = 1,
+        beside_us: bool = False,
     ) -> None:
+        python = python_with(version)
         command = [
-            str(python_with(version)),
+            sys.executable if beside_us else str(python),
             str(Path(__file__).with_name("worker.py")),
             "|".join(program),
             "|".join([*READABLE, str(Path(program[0]).parent), *readable]),
             "|".join(writable),
             str(count),
         ]
-        self.version = version
+        folders = python.parent.parent.glob("lib/python*/site-packages")
+        path = [str(Path(__file__).parent.parent), *map(str, folders)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ":".join(path)} if beside_us else None,
         )
         self.pids = [int(pid) for pid in self._line().split()]
 
@@ -64,6 +74,10 @@ class Sandboxes:
     async def checkpoint_all(self, store: Path, threads: int) -> float:
         """Return the milliseconds of checkpoint() and save() of all of them."""
         return (await asyncio.to_thread(self._ask, f"all {store} {threads}"))[1]
+
+    async def capture_all(self, store: Path) -> float:
+        """Return the milliseconds of our captures of all of them, in their process."""
+        return (await asyncio.to_thread(self._ask, f"ours {store} 0"))[1]
 
     def __enter__(self) -> Self:
         return self

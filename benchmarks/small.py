@@ -15,8 +15,6 @@ from benchmarks.sandboxes import Sandboxes
 from benchmarks.statistics_of import Spread
 from benchmarks.takes import alternate, ours, take_turns, theirs
 
-US = "sandlock-async"
-
 
 async def tiny(folder: Path, *, quick: bool) -> Result:
     """A tiny sandboxed process, captured by us and by sandlock, in turn."""
@@ -119,40 +117,37 @@ async def many(folder: Path, *, quick: bool) -> Result:
 async def sandboxes(folder: Path, *, quick: bool) -> Result:
     """A hundred small sandboxes of one process, all captured: so many a second."""
     count = 4 if quick else 100
-    with Sandboxes("0.9.0", ["/bin/sleep", "600"], count=count) as boxes:
+    program = ["/bin/sleep", "600"]
+    with Sandboxes("0.9.0", program, count=count, beside_us=True) as boxes:
 
-        async def by_us(store: Path) -> float:
+        async def from_here(store: Path) -> float:
             began = time.perf_counter()
-            await asyncio.gather(
-                *(
-                    sa.capture_to(pid, store / str(pid), durable=False)
-                    for pid in boxes.pids
-                )
+            captures = (
+                sa.capture_to(pid, store / str(pid), durable=False)
+                for pid in boxes.pids
             )
+            await asyncio.gather(*captures)
             return 1e3 * (time.perf_counter() - began)
 
         async def rate(take: Callable[[Path], Awaitable[float]]) -> float:
             with tempfile.TemporaryDirectory(dir=folder) as store:
                 return 1e3 * count / await take(Path(store))
 
+        us = {"ours, in that process": boxes.capture_all, "ours, by pid": from_here}
+        them = {
+            f"sandlock 0.9.0, {threads} threads": partial(
+                boxes.checkpoint_all, threads=threads
+            )
+            for threads in (1, 2, 4, 8)
+        }
+        takes: dict[str, Callable[[Path], Awaitable[float]]] = {**us, **them}
         found = await alternate(
-            1 if quick else 10,
-            {
-                US: partial(rate, by_us),
-                **{
-                    f"sandlock 0.9.0, {threads} threads": partial(
-                        rate, partial(boxes.checkpoint_all, threads=threads)
-                    )
-                    for threads in (1, 2, 4, 8)
-                },
-            },
+            1 if quick else 10, {name: partial(rate, takes[name]) for name in takes}
         )
-    mine = found.pop(US)
-    best = max(found.values(), key=lambda rates: Spread.of(rates).median)
+    best = max(them, key=lambda name: Spread.of(found[name]).median)
     return Result(
         [
-            Row.of(US, mine, "1/s"),
             *(Row.of(name, rates, "1/s") for name, rates in found.items()),
-            ratios("ours by sandlock's best", mine, best),
+            *(ratios(f"{name}, by {best}", found[name], found[best]) for name in us),
         ]
     )
