@@ -1,5 +1,6 @@
-"""A real sandbox of a given sandlock release, in a worker process of its own."""
+"""Real sandboxes of a given sandlock release, in a worker process of their own."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -17,26 +18,6 @@ READABLE = [
     if Path(path).exists()
 ]
 
-_WORKER = """
-import sys, time
-from sandlock import Sandbox
-program, readable, writable = sys.argv[1].split("|"), sys.argv[2], sys.argv[3]
-box = Sandbox(fs_readable=readable.split(":"),
-              fs_writable=[path for path in writable.split(":") if path])
-box.spawn(program)
-print(box.pid, flush=True)
-for line in sys.stdin:
-    word, _, store = line.strip().partition(" ")
-    began = time.perf_counter_ns()
-    checkpoint = box.checkpoint()
-    taken = time.perf_counter_ns()
-    if store:
-        checkpoint.save("it", store=store)
-    print(taken - began, time.perf_counter_ns() - began, flush=True)
-box.kill()
-box.wait()
-"""
-
 
 def python_with(version: str) -> Path:
     """Return the python of a venv that has that sandlock, and make it if missing."""
@@ -44,39 +25,59 @@ def python_with(version: str) -> Path:
     python = home / "bin" / "python"
     if not (home / "ready").exists():
         venv.create(home, with_pip=True)
-        pip = [python, "-m", "pip", "install", "-q", f"sandlock=={version}"]
+        pip = [str(python), "-m", "pip", "install", "-q", f"sandlock=={version}"]
         subprocess.run(pip, check=True)
         (home / "ready").touch()
     return python
 
 
-class Sandbox:
-    """A program in a sandbox of *version*; :meth:`checkpoint` is sandlock's own."""
+class Sandboxes:
+    """*count* sandboxes of *version*, all with the same program.
+
+    :param beside_us: in a process that has our package, too
+    """
 
     def __init__(
-        self, version: str, program: list[str], writable: tuple[str, ...] = ()
+        self,
+        version: str,
+        program: list[str],
+        *,
+        readable: tuple[str, ...] = (),
+        writable: tuple[str, ...] = (),
+        count: int = 1,
+        beside_us: bool = False,
     ) -> None:
-        readable = [*READABLE, str(Path(program[0]).parent)]
+        python = python_with(version)
         command = [
-            str(python_with(version)),
-            "-c",
-            _WORKER,
+            sys.executable if beside_us else str(python),
+            str(Path(__file__).with_name("worker.py")),
             "|".join(program),
-            ":".join(readable),
-            ":".join(writable),
+            "|".join([*READABLE, str(Path(program[0]).parent), *readable]),
+            "|".join(writable),
+            str(count),
         ]
+        folders = python.parent.parent.glob("lib/python*/site-packages")
+        path = [str(Path(__file__).parent.parent), *map(str, folders)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ":".join(path)} if beside_us else None,
         )
-        self.pid = int(self._line())
+        self.pids = [int(pid) for pid in self._line().split()]
 
-    def checkpoint(self, store: str = "") -> tuple[float, float]:
-        """Return the milliseconds of checkpoint(), and with save() if *store*."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"checkpoint {store}\n")
-        self._process.stdin.flush()
-        taken, saved = self._line().split()
-        return int(taken) / 1e6, int(saved) / 1e6
+    async def checkpoint(self, store: Path, *, durable: bool) -> tuple[float, float]:
+        """Return the milliseconds of checkpoint(), and of it with save()."""
+        return await asyncio.to_thread(self._ask, f"one {store} {int(durable)}")
+
+    async def checkpoint_all(self, store: Path, threads: int) -> float:
+        """Return the milliseconds of checkpoint() and save() of all of them."""
+        return (await asyncio.to_thread(self._ask, f"all {store} {threads}"))[1]
+
+    async def capture_all(self, store: Path) -> float:
+        """Return the milliseconds of our captures of all of them, in their process."""
+        return (await asyncio.to_thread(self._ask, f"ours {store} 0"))[1]
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +90,16 @@ class Sandbox:
     ) -> None:
         self._process.communicate()
 
+    def _ask(self, question: str) -> tuple[float, float]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        taken, total = self._line().split()
+        return int(taken) / 1e6, int(total) / 1e6
+
     def _line(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("sandlock's worker has failed; see its traceback above")
+        return line
