@@ -72,7 +72,7 @@ def _markdown(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _draw(path: Path, title: str, result: Result) -> bool:
-    """Draw the curves, or the rows as bars; False without matplotlib."""
+    """Draw the curves, or the rows as points; False without matplotlib."""
     try:
         import matplotlib as mpl
     except ModuleNotFoundError:
@@ -105,7 +105,8 @@ def _draw(path: Path, title: str, result: Result) -> bool:
         below = [max(0, row.spread.median - row.spread.p10) for row in rows]
         above = [max(0, row.spread.p90 - row.spread.median) for row in rows]
         names = [row.what for row in rows]
-        axes.barh(names, medians, xerr=[below, above], capsize=2)
+        axes.errorbar(medians, names, xerr=[below, above], fmt="o", capsize=3)
+        axes.grid(alpha=0.3)
         axes.invert_yaxis()
         axes.set_xlabel(unit)
         figure.set_size_inches(8, 1 + 0.3 * len(rows))

@@ -22,4 +22,6 @@ class Spread:
         return cls(statistics.median(values), tenths[0], tenths[-1], len(values))
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.p10:.2f}-{self.p90:.2f})"
+        digits = 2 if self.median >= 0.1 else 4
+        low, high = f"{self.p10:.{digits}f}", f"{self.p90:.{digits}f}"
+        return f"{self.median:.{digits}f} ({low}-{high})"

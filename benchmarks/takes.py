@@ -128,12 +128,16 @@ async def take_turns(
 
 async def take_once(contender: Contender, folder: Path, *, durable: bool) -> Take:
     """Have one picture taken, measure and remove it."""
-    with tempfile.TemporaryDirectory(dir=folder) as path:
-        take = await contender(Path(path), durable)
+    path = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        take = await contender(path, durable)
         blocks = sum(
-            file.lstat().st_blocks for file in Path(path).rglob("*") if file.is_file()
+            file.lstat().st_blocks for file in path.rglob("*") if file.is_file()
         )
-        return replace(take, disk_bytes=512 * blocks)
+    finally:
+        # Elsewhere: to free so much memory would hold up the event loop.
+        await asyncio.to_thread(shutil.rmtree, path)
+    return replace(take, disk_bytes=512 * blocks)
 
 
 def detours(found: Mapping[str, Sequence[Take]]) -> list[Row]:

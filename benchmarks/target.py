@@ -52,8 +52,9 @@ class Memory:
 
     def fits(self) -> bool:
         """Whether it, sandlock's copy and an image take half the memory at most."""
-        pages = os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE
-        return 3 * self.mapped_bytes <= pages // 2
+        content = Path("/proc/meminfo").read_text()
+        available = int(content.partition("MemAvailable:")[2].split()[0]) << 10
+        return 3 * self.mapped_bytes <= available // 2
 
     def command(self, status: Path, *, spin: bool) -> list[str]:
         """Return the command line of a process that has it."""
