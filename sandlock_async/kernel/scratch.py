@@ -9,7 +9,9 @@ SCRATCH_BYTES = 1 << 16
 
 class _Scratch(threading.local):
     def __init__(self) -> None:
-        self.buffer = ctypes.create_string_buffer(SCRATCH_BYTES)
+        self.buffer: ctypes.Array[ctypes.c_char] = ctypes.create_string_buffer(
+            SCRATCH_BYTES
+        )
         self.address: int = ctypes.addressof(self.buffer)
 
 
