@@ -86,7 +86,7 @@ class Wish(NamedTuple):
     :ivar signals: whose actions it asks for: bit *n* - 1 for signal *n*
     :ivar zombies: children of the process to be reaped; in its own pid namespace
     :ivar snapshot: whether to make a copy of the process, which closes its descriptors
-        and waits a second to be held; it shares no memory with it
+        and waits a moment to be held; it shares no memory with it
     """
 
     signals: int = 0
