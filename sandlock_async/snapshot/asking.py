@@ -12,6 +12,7 @@ import threading
 from array import array
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sandlock_async.arch import x86_64
 from sandlock_async.arch.machine import Machine
@@ -185,7 +186,10 @@ def rehearse(pid: int, status: bytes, means: Means, *, snapshot: bool) -> None:
     :raises OSError: ``ESRCH`` or ``ENOENT`` if it is gone
     """
     ignored, caught = _signals(status)
-    if means.obstacle or not _is_needed(ignored, caught, means, snapshot=snapshot):
+    if not _is_needed(ignored, caught, means, snapshot=snapshot):
+        _ignored_actions(ignored)
+        return
+    if means.obstacle:
         return
     are_there(pid, means.gadgets)
     wish = Wish(ignored | caught, means.zombies, snapshot)
@@ -249,6 +253,7 @@ def _signals(status: bytes) -> tuple[int, int]:
     return (int(found[1], 16), int(found[2], 16)) if found is not None else (0, 0)
 
 
+@lru_cache(maxsize=64)
 def _ignored_actions(ignored: int) -> tuple[SignalAction, ...]:
     """Return the actions of signals that are ignored; all but the handler is moot."""
     return tuple(

@@ -31,28 +31,6 @@ class RawFd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """The small things of a frozen process.
-
-    :ivar threads: the main thread first
-    :ivar queued: ``siginfo_t`` of signals that wait for any thread
-    :ivar status: ``/proc/PID/status``
-    """
-
-    threads: list[RawThread]
-    queued: list[bytes]
-    status: bytes
-    fds: tuple[RawFd, ...]
-    cwd: bytes
-    exe: bytes
-
-    @property
-    def has_userfaultfd(self) -> bool:
-        """Whether it holds a userfaultfd(2)."""
-        return any(raw.is_userfaultfd for raw in self.fds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadFacts:
     """The threads of a frozen process.
 
@@ -64,6 +42,20 @@ class ThreadFacts:
     threads: list[RawThread]
     queued: list[bytes]
     status: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts(ThreadFacts):
+    """The small things of a frozen process."""
+
+    fds: tuple[RawFd, ...]
+    cwd: bytes
+    exe: bytes
+
+    @property
+    def has_userfaultfd(self) -> bool:
+        """Whether it holds a userfaultfd(2)."""
+        return any(raw.is_userfaultfd for raw in self.fds)
 
 
 def read_thread_facts(pid: int, tids: list[int], machine: Machine) -> ThreadFacts:
