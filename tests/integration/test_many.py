@@ -5,7 +5,6 @@ import contextlib
 import errno
 import os
 import random
-import struct
 import subprocess
 import threading
 import time
@@ -25,7 +24,7 @@ from sandlock_async.store.draft import Draft
 from sandlock_async.store.stage import Stage
 from sandlock_async.tracing import take_scene
 from tests.conftest import Tracee, missing, until
-from tests.integration.test_targets import memory_at
+from tests.integration.tokens import place_of_token
 from tests.integration.wheels import READABLE
 from tests.programs.status import FIRST, SECOND
 
@@ -314,24 +313,13 @@ async def test_a_token_is_in_one_place(
             replace=True,
             durable=False,
         )
-        held: list[int] = []
-        sent: list[int] = []
         for pid, outcome in zip(pids, outcomes, strict=True):
             assert isinstance(outcome, sa.CaptureReport), outcome
             assert outcome.strategy == strategy
             async with await sa.Checkpoint.load(outcome.path) as checkpoint:
                 assert checkpoint.process_state.pid == pid
-                token = memory_at(checkpoint, place, 8)
-                held.append(int.from_bytes(token, "little"))
-                for pipe in checkpoint.process_state.pipe_contents:
-                    sent += struct.unpack(f"<{len(pipe.data) // 8}Q", pipe.data)
-        # As in test_tree: the newest number is the token, and it is in one place.
-        tokens = [*filter(None, held), *sent]
-        assert len(sent) <= 1
-        assert tokens.count(max(tokens)) == 1
-        assert not sent or sent == [max(tokens)]
-        caught["memory"] += not sent
-        caught["pipe"] += bool(sent)
+        images = [tmp_path / "store" / str(pid) for pid in pids]
+        caught[await place_of_token(images, place)] += 1
 
     assert caught["memory"]
     assert caught["pipe"]
