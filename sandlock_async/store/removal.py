@@ -49,8 +49,7 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
         pass
     shutil.rmtree(".", dir_fd=fd, ignore_errors=True)  # empties it, and no more
     try:
-        named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        if os.path.samestat(named, os.fstat(fd)):
+        if _is_named(fd, name, parent_fd):
             os.rmdir(name, dir_fd=parent_fd)
     except OSError:
         pass
@@ -66,10 +65,29 @@ def remove_abandoned(parent_fd: int) -> None:
         except OSError:
             continue  # gone, not ours to open, or not a stage
         try:
-            if try_lock(fd) and names_in(fd) <= TOP_LEVEL | {PROBE}:
+            if _is_abandoned(fd, name, parent_fd):
                 remove(fd, name, parent_fd)
         finally:
             os.close(fd)
+
+
+def _is_abandoned(fd: int, name: str, parent_fd: int) -> bool:
+    if not try_lock(fd):
+        return False
+    # Its writer may have committed it after it was opened here, and gone: then it
+    # is a checkpoint, elsewhere. While we hold the lock nobody commits it any more.
+    if not _is_named(fd, name, parent_fd):
+        return False
+    return names_in(fd) <= TOP_LEVEL | {PROBE}
+
+
+def _is_named(fd: int, name: str, parent_fd: int) -> bool:
+    """Return whether the open directory *fd* is what *name* means now."""
+    try:
+        named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(fd))
 
 
 class Reserve:

@@ -79,6 +79,31 @@ def test_a_folder_left_at_a_stages_name_is_kept(tmp_path: Path) -> None:
     assert os.listdir(left) == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["new", "replaced"])
+def test_a_stage_is_committed_while_another_one_looks_for_abandoned_ones(
+    there: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not there:
+        shutil.rmtree(checkpoint)
+
+    def open_folder(name: str, dir_fd: int) -> int:
+        fd = open_for_real(name, dir_fd)
+        if name == opened.path.name:
+            monkeypatch.undo()
+            opened.commit(b"new")
+        return fd
+
+    open_for_real = removal.open_folder
+    with staged(checkpoint) as opened:
+        monkeypatch.setattr(removal, "open_folder", open_folder)
+        with staged(checkpoint.with_name("other")):
+            pass
+
+    assert (checkpoint / layout.META).read_bytes() == b"new"
+    assert (checkpoint / layout.INFO).exists()
+    assert os.listdir(checkpoint.parent) == ["it"]
+
+
 def test_another_one_commits_between_two_renames(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
