@@ -5,7 +5,7 @@ import concurrent.futures
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -34,11 +34,15 @@ class Budget:
         return self._used
 
     @asynccontextmanager
-    async def reserved(self, wanted: int, limit: int) -> AsyncGenerator[int]:
+    async def reserved(
+        self, wanted: int, limit: int, to_loop: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[int]:
         """Hold *wanted* bytes, at most *limit*; wait until all fit in *limit*.
 
         Yields the bytes held. Waits before anything is frozen: a target never
         stands still because another capture has the memory.
+
+        :param to_loop: awaited before it has to wait, which needs the event loop
         """
         wanted = min(wanted, limit)
         waiter = _Waiter(wanted, limit, concurrent.futures.Future())
@@ -47,6 +51,7 @@ class Budget:
             self._grant()
         try:
             if not waiter.granted.done():
+                await to_loop()
                 await asyncio.wrap_future(waiter.granted)
             yield wanted
         finally:

@@ -5,10 +5,9 @@ keeps it in memory. What happens while the target stands still is told in
 :mod:`sandlock_async.snapshot.window`.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace as replace_fields
-
-import anyio
 
 from sandlock_async.arguments import Options, Order, check_arguments
 from sandlock_async.budget import DEFAULT_LIMIT
@@ -23,9 +22,9 @@ from sandlock_async.delivery import (
 from sandlock_async.events import Committed, Event
 from sandlock_async.image import find_format
 from sandlock_async.image.policy import Policy
+from sandlock_async.model import Picture
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
-from sandlock_async.scene import Sight, Snapshot
 from sandlock_async.sights import sighted
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.kept import Kept
@@ -62,36 +61,31 @@ async def capture(
     :raises CaptureError: in all its forms; the message says why, ``help`` what helps
     :raises ValueError: if *target* is not a process
     """
-    pid = resolve_pid(target)
+    resolve_pid(target)
     check_arguments(name=name, policy=policy, app_state=app_state, timeout=timeout)
     kept = Kept()
     try:
-        async with (
-            Workers() as workers,
-            sighted({pid: target}, workers, DEFAULT_LIMIT) as sights,
-        ):
-            carried = await workers.run(find_policy, target, policy, _V1.name)
-            snapshot = await _to_memory(sights, workers, kept, timeout)
-            state = await workers.run(
-                snapshot.process_state, _V1.holds, kept.spilled_pieces
-            )
-            picture = replace_fields(
-                picture_of(state, snapshot, carried),
-                name=name or "",
-                app_state=app_state,
+        async with Workers() as workers:
+            picture = await workers.alone(
+                _to_memory(target, policy, workers, kept, timeout)
             )
     except BaseException:
         async with Workers() as workers:
             await workers.run(kept.release)
         raise
-    return Checkpoint.of(picture, kept.release, _V1.name)
+    named = replace_fields(picture, name=name or "", app_state=app_state)
+    return Checkpoint.of(named, kept.release, _V1.name)
 
 
 async def _to_memory(
-    sights: list[Sight], workers: Workers, kept: Kept, timeout: float
-) -> Snapshot:
-    """Take a snapshot; what does not fit the memory budget goes to a nameless file."""
-    opening = anyio.Lock()
+    target: object,
+    policy: bytes | Policy | None,
+    workers: Workers,
+    kept: Kept,
+    timeout: float,
+) -> Picture:
+    """Take a picture; what does not fit the memory budget goes to a nameless file."""
+    opening = asyncio.Lock()
     buffers = Buffers(workers)
 
     async def spill(_: int, __: Plan, index: int, runs: list[Run]) -> None:
@@ -101,15 +95,23 @@ async def _to_memory(
         await workers.run(kept.spilled.write, index, runs)
 
     try:
-        scene = await take_scene(
-            sights,
-            timeout=timeout,
-            workers=workers,
-            buffers=buffers,
-            spill=spill,
-        )
-        kept.source = scene.snapshots[0].source
-        return scene.snapshots[0]
+        async with sighted(
+            {resolve_pid(target): target}, workers, DEFAULT_LIMIT
+        ) as sights:
+            carried = await workers.run(find_policy, target, policy, _V1.name)
+            scene = await take_scene(
+                sights,
+                timeout=timeout,
+                workers=workers,
+                buffers=buffers,
+                spill=spill,
+            )
+            snapshot = scene.snapshots[0]
+            kept.source = snapshot.source
+            state = await workers.run(
+                snapshot.process_state, _V1.holds, kept.spilled_pieces
+            )
+            return picture_of(state, snapshot, carried)
     finally:
         try:
             await workers.drained()
@@ -191,8 +193,9 @@ async def capture_to(
         ),
     )
     async with Workers() as workers:
-        tell = on_event if on_event is not None else tell_nobody
-        return await carry_out(order, workers, tell)
+        if on_event is not None:  # it is called on the event loop, so all is done there
+            return await carry_out(order, workers, on_event)
+        return await workers.alone(carry_out(order, workers))
 
 
 async def carry_out(

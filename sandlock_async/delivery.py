@@ -1,13 +1,12 @@
 """A checkpoint on its way to its place: what is wanted of it, and what it has become."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
-
-import anyio
 
 from sandlock_async.arguments import Order
 from sandlock_async.events import Event, Frozen, Progress, Thawed
@@ -67,7 +66,7 @@ class Delivery:
         self._progress = progress
         self._began = self._prepared = progress.began
         self._names: dict[int, list[str]] = {}
-        self._naming = anyio.Lock()
+        self._naming = asyncio.Lock()
 
     async def expect(self, size: int) -> None:
         """Return if there is room for so many bytes of memory.

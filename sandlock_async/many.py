@@ -51,7 +51,7 @@ async def capture_many(
 
     :param captures: targets and directories, as :func:`capture_to` takes them
     :param limit: captures, or with *consistent* directories written, at once; by
-        default 4
+        default 4. Small processes take turns besides, two at a time
     :param consistent: freeze all processes before the first is read, and let them run
         again after the last has been: what they send to each other is in one of the
         images. A process that turns out before to be gone, or not to be traced, and
@@ -98,7 +98,7 @@ async def _each_for_itself(
         for number, order in rest:
             try:
                 async with shared.lent() as workers:
-                    outcomes[number] = await carry_out(order, workers)
+                    outcomes[number] = await workers.alone(carry_out(order, workers))
             except Exception as error:  # noqa: BLE001 - the caller gets it
                 outcomes[number] = error
 

@@ -17,6 +17,9 @@ from sandlock_async.workers import Workers
 _GROWTH_BYTES = 8 << 20
 """Room for what the target touches between the look before and the freeze."""
 
+_ALONE_BYTES = 8 << 20
+"""What one thread copies and writes in a few milliseconds."""
+
 _HUGE_PAGE_BYTES = 2 << 20
 """An arena of whole ones is faulted in in a seventh of the time."""
 
@@ -80,7 +83,13 @@ async def sighted(
         growth = [_growth(size, NEWCOMER_GROWTH_BYTES) for size in needed]
         if left is None:
             growth[0] = _growth(needed[0], _GROWTH_BYTES)
-        async with BUDGET.reserved(sum(needed) + sum(growth), memory_limit) as room:
+        if sum(needed) > _ALONE_BYTES or any(
+            choice.strategy is Strategy.FORK for choice in choices
+        ):
+            await workers.to_loop()
+        async with BUDGET.reserved(
+            sum(needed) + sum(growth), memory_limit, workers.to_loop
+        ) as room:
             yield [
                 Sight(target=found, survey=survey_of_it, room=share, choice=choice)
                 for (found, survey_of_it), choice, share in zip(

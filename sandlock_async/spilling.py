@@ -69,21 +69,23 @@ async def spill_pending(
             for _ in range(THREADS):
                 tasks.start_soon(hand_on, pieces)
 
-    loop = asyncio.get_running_loop()
-    work = loop.create_task(hand_on_all())
-
-    def stop_work(_: object = None) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(work.cancel)
-
-    def give_up() -> None:
-        deadline.abort()
-        over.set()
-        stop_work()
-
+    # First of all: it ends the freeze even if the event loop never gets to the rest.
     held = tracer.submit(hold)
-    held.add_done_callback(stop_work)  # once the target runs there is no use in it
     try:
+        await workers.to_loop()
+        loop = asyncio.get_running_loop()
+        work = loop.create_task(hand_on_all())
+
+        def stop_work(_: object = None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(work.cancel)
+
+        def give_up() -> None:
+            deadline.abort()
+            over.set()
+            stop_work()
+
+        held.add_done_callback(stop_work)  # once the target runs it is of no use
         await shielded(work, on_cancel=give_up)
     finally:
         over.set()

@@ -3,14 +3,13 @@
 Everything that touches the target runs on the tracer's thread.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from sandlock_async.clock import Deadline
 from sandlock_async.company import Descendants, Equals, make_subject
-from sandlock_async.completion import Overdue, completed
+from sandlock_async.completion import Overdue
 from sandlock_async.errors import FreezeTimeoutError, WaitConflictError
 from sandlock_async.failure import exhaustion_explained
 from sandlock_async.reaping import Copies
@@ -65,7 +64,7 @@ async def take_scene(
         if left is None
         else Equals(cast, left)
     )
-    loop = LoopFacts.of(asyncio.get_running_loop())
+    loop = LoopFacts.of(workers.loop)
     copies = Copies(cast, loop)
     stuck = False
     try:
@@ -86,13 +85,13 @@ async def take_scene(
             with exhaustion_explained(pid):
                 tracer = TracerThread(pid)
             try:
-                await _look(tracer, cast, company, deadline, held, loop)
+                await _look(tracer, cast, company, deadline, held, loop, workers)
                 if any(subject.direct.pending for subject in cast):
                     on_frozen(sum(len(this.view.facts.threads) for this in cast))
                     await spill_pending(tracer, cast, deadline, workers, buffers, spill)
                 if any(subject.snapshot for subject in cast):
                     holding = workers.submit(copies.hold, deadline)
-                    await completed(holding, on_cancel=deadline.abort)
+                    await workers.completed(holding, on_cancel=deadline.abort)
             except Overdue:
                 stuck = True
                 deadline.abort()  # it lets go as soon as the kernel returns
@@ -185,6 +184,7 @@ async def _look(
     deadline: Deadline,
     held: ExitStack,
     loop: LoopFacts,
+    workers: Workers,
 ) -> None:
     def job() -> None:
         for subject in tuple(cast):
@@ -195,7 +195,7 @@ async def _look(
                 company.leave(subject, error)
         look(cast, company)
 
-    await completed(
+    await workers.completed(
         tracer.submit(job),
         on_cancel=deadline.abort,
         patience=deadline.seconds + _PATIENCE_S,

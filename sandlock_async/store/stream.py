@@ -60,6 +60,10 @@ class SegmentStream:
         """
         # A process may have 65,530 mappings (vm.max_map_count), or more.
         small, large = await self._workers.run(_partition, files)
+        if not large:
+            await self._write_small(small)
+            return
+        await self._workers.to_loop()
         async with task_group() as group:
             if small:
                 group.start_soon(self._write_small, small)

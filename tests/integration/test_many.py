@@ -142,6 +142,7 @@ async def test_one_more_than_may_run_waits(
             inside -= 1
 
     monkeypatch.setattr("sandlock_async.many.carry_out", watched)
+    monkeypatch.setattr("sandlock_async.turns.AT_ONCE", 100)
     for limit in (1, 3, 100):
         outcomes = await sa.capture_many(
             [(target, tmp_path / str(target.pid)) for target in sleepers],

@@ -132,12 +132,16 @@ def test_the_tracer_is_one_thread_and_ends() -> None:
         tracer.submit(os.getpid)
 
 
+async def on_the_loop() -> None:
+    """Be there already."""
+
+
 async def test_the_budget_is_first_come_first_served() -> None:
     budget, order = Budget(), []
     gates = [asyncio.Event() for _ in range(3)]
 
     async def hold(number: int, wanted: int) -> None:
-        async with budget.reserved(wanted, 100):
+        async with budget.reserved(wanted, 100, on_the_loop):
             order.append(number)
             assert budget.used_bytes <= 100
             await gates[number].wait()
@@ -157,7 +161,7 @@ async def test_the_budget_is_first_come_first_served() -> None:
 
 
 async def test_a_child_of_fork_begins_anew() -> None:
-    async with BUDGET.reserved(1000, 1000):
+    async with BUDGET.reserved(1000, 1000, on_the_loop):
         pid = os.fork()
         if not pid:
             os._exit(BUDGET.used_bytes or len(courtesy._courtesies))
@@ -192,10 +196,10 @@ async def test_a_waiter_that_is_cancelled_gives_way() -> None:
     budget = Budget()
 
     async def hold() -> None:
-        async with budget.reserved(100, 100):
+        async with budget.reserved(100, 100, on_the_loop):
             await asyncio.Event().wait()
 
-    async with budget.reserved(100, 100):
+    async with budget.reserved(100, 100, on_the_loop):
         task = asyncio.ensure_future(hold())
         await asyncio.sleep(0)
         task.cancel()
@@ -203,5 +207,5 @@ async def test_a_waiter_that_is_cancelled_gives_way() -> None:
 
     assert budget.used_bytes == 0
     until(lambda: not budget._waiting, "nobody waits")
-    async with budget.reserved(500, 100) as room:
+    async with budget.reserved(500, 100, on_the_loop) as room:
         assert room == 100
