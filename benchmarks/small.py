@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import sandlock_async as sa
+from benchmarks.captors import Captors
 from benchmarks.results import Result, Row, ratios
 from benchmarks.sandboxes import Sandboxes
 from benchmarks.statistics_of import Spread
@@ -118,22 +119,21 @@ async def sandboxes(folder: Path, *, quick: bool) -> Result:
     """A hundred small sandboxes of one process, all captured: so many a second."""
     count = 4 if quick else 100
     program = ["/bin/sleep", "600"]
-    with Sandboxes("0.9.0", program, count=count, beside_us=True) as boxes:
-
-        async def from_here(store: Path) -> float:
-            began = time.perf_counter()
-            captures = (
-                sa.capture_to(pid, store / str(pid), durable=False)
-                for pid in boxes.pids
-            )
-            await asyncio.gather(*captures)
-            return 1e3 * (time.perf_counter() - began)
+    with (
+        Sandboxes("0.9.0", program, count=count, beside_us=True) as boxes,
+        Captors(1) as one,
+        Captors(2) as two,
+    ):
 
         async def rate(take: Callable[[Path], Awaitable[float]]) -> float:
             with tempfile.TemporaryDirectory(dir=folder) as store:
                 return 1e3 * count / await take(Path(store))
 
-        us = {"ours, in that process": boxes.capture_all, "ours, by pid": from_here}
+        us = {
+            "ours, in that process": boxes.capture_all,
+            "ours, by pid": partial(one.capture_all, pids=boxes.pids),
+            "ours, by pid, two processes": partial(two.capture_all, pids=boxes.pids),
+        }
         them = {
             f"sandlock 0.9.0, {threads} threads": partial(
                 boxes.checkpoint_all, threads=threads
