@@ -12,8 +12,13 @@ from sandlock_async.failure import translate
 from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
 from sandlock_async.plan import plan_segments
-from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
-from sandlock_async.selection import Selection, select, split_by_fork
+from sandlock_async.procfs.maps import (
+    Mapping,
+    parse_maps,
+    parse_vm_flags,
+    split_smaps,
+)
+from sandlock_async.selection import Selection, is_copied_by_fork, select
 from sandlock_async.snapshot.asking import Means, find_means
 from sandlock_async.snapshot.cgroup import memory_headroom
 from sandlock_async.snapshot.details import RawDetails, read_details
@@ -98,14 +103,16 @@ def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
 
 def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
     pid = target.pid
-    maps = files.read_file(f"/proc/{pid}/maps")
-    vm_flags = read_vm_flags(pid)
+    # Both files at one time: what is in the one is in the other, too.
+    maps, flags = split_smaps(_read_smaps(pid))
     mappings = parse_maps(maps)
+    vm_flags = {
+        mapping.map.start: these for mapping, these in zip(mappings, flags, strict=True)
+    }
     wanted = select(mappings, vm_flags, exclude_dontdump=exclude_dontdump)
     # With the GIL let go: the mmap_lock may be held by the process itself.
     pages = scan_pages(pid, wanted, vm_flags, hold_gil=False)
     plan = plan_segments(wanted, vm_flags, pages)
-    _, uncopied = split_by_fork(wanted, vm_flags)
     return Survey(
         maps=maps,
         mappings=mappings,
@@ -115,7 +122,7 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         uncopied_bytes=sum(
             segment.populated_bytes
             for segment in plan.segments
-            if segment.start in uncopied.ends
+            if not is_copied_by_fork(segment.mapping, vm_flags)
         ),
         headroom=memory_headroom(pid),
         files=identify(pid, target.root_fd, mappings),
@@ -138,5 +145,9 @@ def read_vm_flags(pid: int) -> dict[int, frozenset[str]]:
 
     :raises OSError: if ``/proc/PID/smaps`` cannot be read
     """
+    return parse_vm_flags(_read_smaps(pid))
+
+
+def _read_smaps(pid: int) -> bytes:
     with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
-        return parse_vm_flags(file.readall())
+        return file.readall()
