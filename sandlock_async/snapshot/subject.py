@@ -47,7 +47,7 @@ class Subject:
         self.planner: Planner = Planner()
         self._view: View | None = None
         self._late: LateFds | None = None
-        self.flags: Flags = {}
+        self.flags: Flags = ()
         self.known_fds: list[RawFd] = []
 
     @property
