@@ -54,26 +54,38 @@ def _encoder(record: type[Any]) -> Callable[[Any], object]:
         return _encode_items
     if not is_dataclass(record):
         return _as_it_is
+    # Written out, as dataclasses write their __init__: that takes a sixth of the time.
+    code = f"lambda this: {_object_code(record, 'this')}"
+    return cast("Callable[[Any], object]", eval(code, {"encode": encode_record}))
+
+
+def _object_code(record: type[Any], value: str) -> str:
     hints = type_hints(record, include_extras=True)
     kind = getattr(record, "kind", None)
     items = [] if kind is None else [f"'kind': {kind!r}"]
     items += [
-        f"{field.name!r}: {_encoded(hints[field.name], f'this.{field.name}')}"
+        f"{field.name!r}: {_code(hints[field.name], f'{value}.{field.name}')}"
         for field in fields(record)
     ]
-    # Written out, as dataclasses write their __init__: that takes a quarter of the time.
-    return cast(
-        "Callable[[Any], object]",
-        eval(f"lambda this: {{{', '.join(items)}}}", {"encode": encode_record}),
-    )
+    return f"{{{', '.join(items)}}}"
 
 
-def _encoded(wanted: Any, value: str) -> str:  # noqa: ANN401 - a type
-    """Return code that encodes the *value* of a field of that type."""
+def _code(wanted: Any, value: str) -> str:  # noqa: ANN401 - a type, or a form of it
+    """Return the code that encodes *value*, of type *wanted*."""
+    origin, arguments = get_origin(wanted), get_args(wanted)
     if _is_plain(wanted):
         return value
-    if get_origin(wanted) is tuple and _is_plain(get_args(wanted)[0]):
-        return f"list({value})"
+    if wanted is bytes:
+        return f"{value}.hex()"
+    if origin in (Union, UnionType) and len(arguments) == 2 and NoneType in arguments:
+        (option,) = (option for option in arguments if option is not NoneType)
+        return f"None if {value} is None else {_code(option, value)}"
+    if origin is tuple:
+        item = f"{value}_".replace(".", "_")
+        code = _code(arguments[0], item)
+        return f"list({value})" if code == item else f"[{code} for {item} in {value}]"
+    if is_dataclass(wanted):
+        return _object_code(cast("type[Any]", wanted), value)
     return f"encode({value})"
 
 

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 
-from sandlock_async.model import FileIdentity, VmArea
+from sandlock_async.model import VmArea
 from sandlock_async.plan import Plan
-from sandlock_async.procfs.maps import Mapping, parse_smaps
+from sandlock_async.procfs.maps import parse_smaps
 from sandlock_async.selection import NO_FLAGS, Content, content_of
 from sandlock_async.snapshot.mapped_files import Identities, key_of
 from sandlock_async.snapshot.survey import Survey
@@ -50,24 +50,22 @@ def describe_areas(
         for segment in plan.segments
         if content_of(segment.mapping) is Content.CHANGED
     }
-    return tuple(
-        VmArea(
-            map=mapping.map,
-            vm_flags=_in_order(these),
-            device=os.makedev(*mapping.device),
-            inode=mapping.inode,
-            file=_identity(files, mapping),
-            changed=changed.get(mapping.map.start, ()),
+    areas: list[VmArea] = []
+    for mapping, these in zip(view.mappings, flags, strict=True):
+        stamp = files.get(key_of(mapping))
+        areas.append(
+            VmArea(
+                map=mapping.map,
+                vm_flags=_in_order(these),
+                device=os.makedev(*mapping.device),
+                inode=mapping.inode,
+                file=None if stamp is None else stamp.identity,
+                changed=changed.get(mapping.map.start, ()),
+            )
         )
-        for mapping, these in zip(view.mappings, flags, strict=True)
-    )
+    return tuple(areas)
 
 
 @lru_cache(maxsize=256)
 def _in_order(flags: frozenset[str]) -> tuple[str, ...]:
     return tuple(sorted(flags))
-
-
-def _identity(files: Identities, mapping: Mapping) -> FileIdentity | None:
-    stamp = files.get(key_of(mapping))
-    return None if stamp is None else stamp.identity

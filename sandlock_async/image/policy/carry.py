@@ -1,6 +1,7 @@
 """A policy on its way into an image: given, made, or brought from another version."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sandlock_async.image.policy.codec import (
     Policy,
@@ -52,12 +53,13 @@ def given_policy(
                 f"the sandbox's own policy is not in the image, but an empty one: "
                 f"{error}; give policy= to have another",
             )
-            return Carried(
-                data=encode_policy(default_policy(default)),
-                version=default,
-                warnings=warning,
-            )
-    return Carried(data=encode_policy(default_policy(default)), version=default)
+            return Carried(data=_empty(default), version=default, warnings=warning)
+    return Carried(data=_empty(default), version=default)
+
+
+@lru_cache
+def _empty(version: str) -> bytes:
+    return encode_policy(default_policy(version))
 
 
 def carry_policy(data: bytes, version: str | None, to: str) -> Carried:
