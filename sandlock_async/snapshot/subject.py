@@ -44,7 +44,7 @@ class Subject:
         self.snapshot: Snapshot | None = None
         self.forked: ForkedSource | None = None
         self.group: ThreadGroup = ThreadGroup(target.pid, deadline)
-        self.planner: Planner = Planner()
+        self.planner: Planner = survey.planner
         self._view: View | None = None
         self._late: LateFds | None = None
         self.flags: Flags = ()

@@ -11,7 +11,7 @@ from sandlock_async.errors import UncapturableError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
-from sandlock_async.plan import plan_segments
+from sandlock_async.plan import Planner
 from sandlock_async.procfs.maps import (
     Mapping,
     parse_maps,
@@ -48,6 +48,9 @@ class Survey:
     :ivar details: what hardly ever changes
     :ivar exclude_dontdump: whether MADV_DONTDUMP memory is left out
     :ivar means: what a clone of it can be made with
+    :ivar planner: what would be copied now
+    :ivar missing_faults: whether a fault in some mapping would go to a userfaultfd
+        handler
     """
 
     maps: bytes
@@ -61,11 +64,8 @@ class Survey:
     details: RawDetails
     exclude_dontdump: bool
     means: Means
-
-    @property
-    def missing_faults(self) -> bool:
-        """Whether a fault in some mapping would go to a userfaultfd handler."""
-        return any("um" in flags for flags in self.vm_flags.values())
+    planner: Planner
+    missing_faults: bool
 
 
 def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
@@ -112,7 +112,8 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
     wanted = select(mappings, vm_flags, exclude_dontdump=exclude_dontdump)
     # With the GIL let go: the mmap_lock may be held by the process itself.
     pages = scan_pages(pid, wanted, vm_flags, hold_gil=False)
-    plan = plan_segments(wanted, vm_flags, pages)
+    planner = Planner()
+    plan = planner.plan(wanted, vm_flags, pages, {})
     return Survey(
         maps=maps,
         mappings=mappings,
@@ -135,6 +136,8 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
             vm_flags.values(),
             sandboxed=target.sandboxed,
         ),
+        planner=planner,
+        missing_faults=any("um" in flags for flags in vm_flags.values()),
     )
 
 
