@@ -17,7 +17,7 @@ NEWCOMER_GROWTH_BYTES = 1 << 20
 """Room for what a descendant touches between the look before and its freeze."""
 
 _SMALL_BYTES = 8 << 20
-_LITTLE_GROWTH_BYTES = 64 << 10
+_LITTLE_GROWTH_BYTES = 16 << 10
 
 _NEWCOMER = Choice(
     strategy=Strategy.DIRECT, reason="it was started while the others were frozen"
@@ -44,7 +44,7 @@ def _ready(sight: Sight) -> int:
     size = seen.uncopied_bytes if forks else seen.expected_bytes
     if size > _SMALL_BYTES:
         return sight.room
-    return min(size + size // 4 + _LITTLE_GROWTH_BYTES, sight.room)
+    return min(size + size // 8 + _LITTLE_GROWTH_BYTES, sight.room)
 
 
 class Descendants:

@@ -8,7 +8,6 @@ from sandlock_async.kernel.libc import check, libc
 
 MADV_DONTNEED = 4
 MADV_HUGEPAGE = 14
-MADV_NOHUGEPAGE = 15
 MADV_POPULATE_WRITE = 23  # Linux 5.14
 
 _HUGE_PAGE_BYTES = 2 << 20
@@ -40,9 +39,10 @@ class Arena:
         self._map = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._anchor: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
         self.address: int = ctypes.addressof(self._anchor)
-        huge = ready > _ORDINARY_BYTES
-        page = _HUGE_PAGE_BYTES if huge else mmap.PAGESIZE
-        self._advise(MADV_HUGEPAGE if huge else MADV_NOHUGEPAGE, self.size)
+        page = mmap.PAGESIZE
+        if ready > _ORDINARY_BYTES:
+            page = _HUGE_PAGE_BYTES
+            self._advise(MADV_HUGEPAGE, self.size)
         self._advise(MADV_POPULATE_WRITE, min(-(-ready // page) * page, self.size))
 
     @property
