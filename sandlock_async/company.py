@@ -16,6 +16,8 @@ from sandlock_async.workers import Workers
 NEWCOMER_GROWTH_BYTES = 1 << 20
 """Room for what a descendant touches between the look before and its freeze."""
 
+_SMALL_BYTES = 8 << 20
+_LITTLE_GROWTH_BYTES = 16 << 10
 
 _NEWCOMER = Choice(
     strategy=Strategy.DIRECT, reason="it was started while the others were frozen"
@@ -27,9 +29,22 @@ def make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
 
     :raises OSError: ``ENOMEM``
     """
-    arena = Arena(sight.room)
+    arena = Arena(sight.room, _ready(sight))
     direct = DirectSource(Copier(sight.target.pid, deadline), arena, workers)
     return Subject(sight.target, sight.survey, direct, sight.choice, deadline)
+
+
+def _ready(sight: Sight) -> int:
+    """Return how much of the room is to be there already.
+
+    To clear all that a small process might grow by would take longer than to copy it.
+    """
+    forks = sight.choice.strategy is Strategy.FORK
+    seen = sight.survey
+    size = seen.uncopied_bytes if forks else seen.expected_bytes
+    if size > _SMALL_BYTES:
+        return sight.room
+    return min(size + size // 8 + _LITTLE_GROWTH_BYTES, sight.room)
 
 
 class Descendants:

@@ -228,7 +228,7 @@ def find_policy(target: object, policy: bytes | Policy | None, default: str) -> 
     :raises ValueError: if one given does not fit its version
     """
     sandbox = getattr(target, "_sandbox", target) if is_sandbox(target) else None
-    has_lib64 = os.path.exists("/lib64")
+    has_lib64 = sandbox is not None and os.path.exists("/lib64")
     return given_policy(policy, sandbox, has_lib64=has_lib64, default=default)
 
 

@@ -214,11 +214,12 @@ def plan_segments(
             there = pages.populated(this.start, this.end)
         from_file: list[int] = []
         absent = _absent(there, this, pages, skipped)
-        reason = _why_absent(mapping.map, vm_flags) if via is not Via.SHARED else None
-        if reason is not None:
-            skipped += _skip(mapping.map, absent, reason)
-        elif mapping.file_backed and via is not Via.SHARED:
-            from_file = [edge for gap in absent for edge in gap]
+        if absent and via is not Via.SHARED:
+            reason = _why_absent(mapping.map, vm_flags)
+            if reason is not None:
+                skipped += _skip(mapping.map, absent, reason)
+            elif mapping.file_backed:
+                from_file = [edge for gap in absent for edge in gap]
         segments.append(SegmentPlan(mapping, there, from_file, via))
     for this in pages.changed(wanted.changed):
         there = pages.owned(this.start, this.end)

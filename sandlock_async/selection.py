@@ -7,9 +7,11 @@ file still (:func:`content_of`).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from operator import attrgetter
+from typing import NamedTuple
 
-from sandlock_async.model import Skipped
+from sandlock_async.model import MemoryMap, Skipped
 from sandlock_async.procfs import maps
 
 _STEP_OVER_BYTES = 1 << 20
@@ -35,7 +37,13 @@ class Content(Enum):
 
 def content_of(mapping: maps.Mapping) -> Content:
     """Return how much of *mapping* could not be had from elsewhere."""
-    this = mapping.map
+    return _content(mapping.map.perms, mapping.map.path)
+
+
+@lru_cache(maxsize=1024)
+def _content(perms: str, path: str | None) -> Content:
+    # Wherever it lies; and all processes map the same libraries.
+    this = MemoryMap(start=0, end=0, perms=perms, offset=0, path=path)
     if this.is_special:
         return Content.NOTHING
     if not this.has_file or this.is_unreopenable:
@@ -56,9 +64,10 @@ class Via(Enum):
     """Its file, which only exists in memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A mapping that may have content, and all that can be said of it beforehand.
+
+    May be made under the freeze, so no dataclass.
 
     :ivar start: first address
     :ivar end: address behind the last byte
@@ -105,12 +114,13 @@ def select(
     :param vm_flags: ``VmFlags`` by start address; ``dd`` is MADV_DONTDUMP
     :param exclude_dontdump: leave out what the program wants in no core dump
     """
-    found: dict[Content, list[Wanted]] = {Content.WHOLE: [], Content.CHANGED: []}
+    whole: list[Wanted] = []
+    changed: list[Wanted] = []
     left_out: list[Skipped] = []
     mapped_bytes = 0
     for mapping in mappings:
         this = mapping.map
-        mapped_before, mapped_bytes = mapped_bytes, mapped_bytes + this.size
+        mapped_before, mapped_bytes = mapped_bytes, mapped_bytes + this.end - this.start
         content = content_of(mapping)
         if content is Content.NOTHING:
             continue
@@ -121,24 +131,23 @@ def select(
             )
             continue
         via = Via.MEMORY if this.readable else Via.FORCED
-        found[content].append(
-            Wanted(
-                mapping=mapping,
-                start=this.start,
-                end=this.end,
-                via=via,
-                mapped_before=mapped_before,
-            )
+        (whole if content is Content.WHOLE else changed).append(
+            Wanted(mapping, this.start, this.end, via, mapped_before)
         )
-    return _selection(found[Content.WHOLE], found[Content.CHANGED], left_out)
+    return _selection(whole, changed, left_out)
+
+
+def is_copied_by_fork(mapping: maps.Mapping, vm_flags: VmFlags) -> bool:
+    """Whether a copy of the process made by fork(2) has a mapping, too."""
+    flags = vm_flags.get(mapping.map.start, NO_FLAGS)
+    return mapping.map.private and flags.isdisjoint(_NOT_COPIED_BY_FORK)
 
 
 def split_by_fork(wanted: Selection, vm_flags: VmFlags) -> tuple[Selection, Selection]:
     """Return what a copy of the process made by fork(2) has of it too, and the rest."""
 
     def is_copied(this: Wanted) -> bool:
-        flags = vm_flags.get(this.start, NO_FLAGS)
-        return this.mapping.map.private and not flags & _NOT_COPIED_BY_FORK
+        return is_copied_by_fork(this.mapping, vm_flags)
 
     copied = [this for this in wanted.whole if is_copied(this)]
     others = [this for this in wanted.whole if not is_copied(this)]

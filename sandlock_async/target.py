@@ -255,8 +255,11 @@ def _open_root(pid: int) -> int:
 
 def _check_program(pid: int, machine: Machine) -> None:
     try:
-        with open(f"/proc/{pid}/exe", "rb", buffering=0) as file:
-            header = file.read(20)
+        fd = os.open(f"/proc/{pid}/exe", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = os.read(fd, 20)
+        finally:
+            os.close(fd)
     except OSError:
         return  # no rights: the attach will say so, with its reason
     elf = parse_elf_machine(header)

@@ -3,6 +3,9 @@
 import errno
 import threading
 
+OUR_THREADS = "sandlock-async-"
+"""What the names of all of them begin with."""
+
 
 def start_thread(thread: threading.Thread) -> None:
     """Start a thread.

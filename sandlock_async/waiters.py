@@ -23,6 +23,7 @@ from sandlock_async.kernel import files, signals
 from sandlock_async.procfs.status import parse_status
 from sandlock_async.procfs.syscall import Syscall, parse_syscall
 from sandlock_async.target import Target
+from sandlock_async.threads import OUR_THREADS
 
 _POLLING_WATCHERS = ("SafeChildWatcher", "FastChildWatcher", "MultiLoopChildWatcher")
 """asyncio's (up to 3.13) that call waitpid() at every SIGCHLD."""
@@ -147,15 +148,21 @@ os.register_at_fork(after_in_child=_forget_captures)
 
 
 def _blocked_thread(target: Target) -> tuple[str, str] | None:
+    machine = target.machine
+    waiting = (b"%d " % machine.wait4, b"%d " % machine.waitid)
     for thread in threading.enumerate():
         tid = thread.native_id
-        if tid is None:
+        # Ours never wait for a process, and there may be dozens.
+        if tid is None or thread.name.startswith(OUR_THREADS):
             continue
         try:
-            call = parse_syscall(files.read_file(f"/proc/self/task/{tid}/syscall"))
+            content = files.read_record(f"/proc/self/task/{tid}/syscall")
         except OSError:
             continue  # ended since, or a kernel that does not tell
-        if call is not None and _waits_for(call, target.pid, target.machine):
+        if not content.startswith(waiting):
+            continue  # most often
+        call = parse_syscall(content)
+        if call is not None and _waits_for(call, target.pid, machine):
             return (
                 f"the thread {thread.name!r} of this process waits for it, in "
                 "os.waitpid() or Popen.wait()",

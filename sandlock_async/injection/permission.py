@@ -4,12 +4,26 @@ A foreign filter may kill the program for a clone(2), and cannot be asked before
 sandlock's passes it on to its supervisor, which allows it or says EAGAIN.
 """
 
+import time
+
 from sandlock_async.kernel import files
 from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.procfs.status import parse_status
 
 _FILTERED = "2"  # SECCOMP_MODE_FILTER
 _LISTENER = b"anon_inode:seccomp notify"
+
+_REMEMBERED_S = 1.0
+
+_Process = tuple[int, int]
+"""A pid, and the start time: together, an identity."""
+
+_SUPERVISED: dict[_Process, float] = {}
+"""Children whose first filter is known to be sandlock's, and until when.
+
+They keep that filter as long as they live. They are counted anew all the same: a
+listener that outlives its child could stand for a child of another kind.
+"""
 
 
 def is_unfiltered(status: bytes) -> bool:
@@ -43,27 +57,47 @@ def _is_supervised_by_sandlock(pid: int) -> bool:
     are such children, none is of another kind.
     """
     while pid > 1:
-        pid = parse_stat(files.read_record(f"/proc/{pid}/stat")).parent
+        stat = parse_stat(files.read_record(f"/proc/{pid}/stat"))
+        if _SUPERVISED.get((pid, stat.start_time), 0) > time.monotonic():
+            return True
+        pid = stat.parent
         if not pid:
             return False  # of another pid namespace
         try:
             if is_unfiltered(files.read_record(f"/proc/{pid}/status")):
                 return b"sandlock" in files.read_file(
                     f"/proc/{pid}/maps"
-                ) and _filtered_children(pid) <= _listeners(pid)
+                ) and _supervises_all(pid)
         except PermissionError:
             return False
     return False
 
 
-def _filtered_children(pid: int) -> int:
-    children = [
-        int(child)
-        for tid in files.list_numbers(f"/proc/{pid}/task")
-        for child in (_read(f"/proc/{pid}/task/{tid}/children") or b"").split()
-    ]
-    statuses = [_read(f"/proc/{child}/status") for child in children]
-    return sum(not is_unfiltered(status) for status in statuses if status is not None)
+def _supervises_all(pid: int) -> bool:
+    """Whether a process has a listener for each child that is under a filter."""
+    now = time.monotonic()
+    children = _filtered_children(pid)
+    if len(children) > _listeners(pid):
+        return False
+    # All of them at once: of a hundred sandboxes each capture would count them all.
+    for child, until in tuple(_SUPERVISED.items()):
+        if until <= now:
+            _SUPERVISED.pop(child, None)
+    _SUPERVISED.update(dict.fromkeys(children, now + _REMEMBERED_S))
+    return True
+
+
+def _filtered_children(pid: int) -> list[_Process]:
+    found: list[_Process] = []
+    for tid in files.list_numbers(f"/proc/{pid}/task"):
+        for child in map(
+            int, (_read(f"/proc/{pid}/task/{tid}/children") or b"").split()
+        ):
+            # In this order: what is filtered has that identity, or is gone.
+            stat, status = _read(f"/proc/{child}/stat"), _read(f"/proc/{child}/status")
+            if stat is not None and status is not None and not is_unfiltered(status):
+                found.append((child, parse_stat(stat).start_time))
+    return found
 
 
 def _listeners(pid: int) -> int:

@@ -74,9 +74,10 @@ def _search(pid: int, code: Iterable[Mapping], known: dict[_Key, Gadgets]) -> Ga
         if found.complete or searched > _MOST_BYTES:
             break
         these = known.get(_key(mapping))
-        if these is None or not are_there(pid, these.moved(start)):
-            these = _gadgets_in(pid, mapping, new)
-        found = found.or_else(these.moved(start))
+        here = None if these is None else these.moved(start)
+        if here is None or not are_there(pid, here):
+            here = _gadgets_in(pid, mapping, new).moved(start)
+        found = found.or_else(here)
     if new:
         _remember(pid, new)
     return found

@@ -30,6 +30,11 @@ class PageIs(IntFlag):
     GUARD = 256  # Linux 6.15
 
 
+# Made once: an enumeration takes its time.
+_WANTED = int(PageIs.PRESENT | PageIs.SWAPPED)
+_TOLD = int(PageIs.FILE | PageIs.GUARD)
+
+
 class pm_scan_arg(ctypes.Structure):
     """``struct pm_scan_arg`` of ``linux/fs.h``, 96 bytes."""
 
@@ -80,8 +85,8 @@ class Pagemap:
             size=ctypes.sizeof(pm_scan_arg),
             vec=self._vec.buffer_info()[0],
             vec_len=_VEC_LEN,
-            category_anyof_mask=PageIs.PRESENT | PageIs.SWAPPED,
-            return_mask=PageIs.FILE | PageIs.GUARD,
+            category_anyof_mask=_WANTED,
+            return_mask=_TOLD,
         )
         self._arg_address = ctypes.addressof(self._arg)
 

@@ -5,7 +5,8 @@ Separators differ: ``pos:\t5``, ``eventfd-count:      5``. So does the base of n
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from sandlock_async.model import (
     Described,
@@ -27,6 +28,7 @@ _NANOSECONDS = 10**9
 _PREFIX = b"anon_inode:"
 
 
+@lru_cache(maxsize=512)  # asked again and again, of each descriptor
 def parse_fdinfo(content: bytes) -> tuple[int, int]:
     """Return ``(flags, offset)``: open flags (octal in the file), position in bytes.
 
@@ -171,12 +173,13 @@ _KINDS: dict[bytes, Callable[[bytes], Described]] = {
 }
 
 
-def _fields(content: bytes) -> dict[bytes, bytes]:
+@lru_cache(maxsize=512)
+def _fields(content: bytes) -> Mapping[bytes, bytes]:
     pairs = (line.partition(b":") for line in content.split(b"\n"))
     return {name: value.strip() for name, separator, value in pairs if separator}
 
 
-def _of(fields: dict[bytes, bytes], name: bytes) -> bytes:
+def _of(fields: Mapping[bytes, bytes], name: bytes) -> bytes:
     try:
         return fields[name]
     except KeyError:

@@ -1,17 +1,27 @@
 """``/proc/PID/maps`` and the flags of ``/proc/PID/smaps``."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 from sandlock_async.model import MemoryMap
 
+# 7f0a-7f0b rw-p 00001000 fe:01 1234                     /a path with spaces
+_LINE = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) ([^ \n]*) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) ([0-9]+)"
+    rb"(?: +([^\n]*))?$",
+    re.MULTILINE,
+)
+
 # A header line of smaps is a line of maps; the others are `Name:  value`.
-_HEADER = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ")
+_HEADER = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ [^\n]*", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mapping:
+class Mapping(NamedTuple):
     r"""A line of maps, with the identity of its file.
+
+    A process has dozens, so no dataclass: a frozen one takes three times as long.
 
     :ivar map: what the image keeps of it
     :ivar device: ``(major, minor)``
@@ -36,19 +46,45 @@ def parse_maps(content: bytes) -> list[Mapping]:
 
     :raises ValueError: if a line has another form
     """
-    return [_parse_line(line) for line in content.split(b"\n") if line]
+    lines = _LINE.findall(content)
+    if len(lines) != content.count(b"\n") + (content[-1:] not in (b"", b"\n")):
+        raise ValueError(f"not lines of maps: {content!r}")
+    mappings: list[Mapping] = []
+    for start, end, perms, offset, major, minor, inode, padded in lines:
+        path, raw_path = _paths(padded)
+        mappings.append(
+            Mapping(
+                MemoryMap(
+                    start=int(start, 16),
+                    end=int(end, 16),
+                    perms=perms.decode("ascii"),
+                    offset=int(offset, 16),
+                    path=path,
+                ),
+                (int(major, 16), int(minor, 16)),
+                int(inode),
+                raw_path,
+            )
+        )
+    return mappings
+
+
+def split_smaps(content: bytes) -> tuple[bytes, list[frozenset[str]]]:
+    """Return what ``/proc/PID/maps`` would say, and the ``VmFlags`` of each line.
+
+    :param content: a whole ``/proc/PID/smaps``
+    """
+    areas = list(_areas(content))
+    maps = b"".join([header + b"\n" for header, _ in areas])
+    return maps, [flags for _, flags in areas]
 
 
 def parse_vm_flags(content: bytes) -> dict[int, frozenset[str]]:
     """Return the ``VmFlags`` of every mapping in ``/proc/PID/smaps``, by start."""
-    flags: dict[int, frozenset[str]] = {}
-    start = 0
-    for line in content.split(b"\n"):
-        if line.startswith(b"VmFlags:"):
-            flags[start] = frozenset(line[8:].decode().split())
-        elif _HEADER.match(line):
-            start = int(line[: line.index(b"-")], 16)
-    return flags
+    return {
+        int(header[: header.index(b"-")], 16): flags
+        for header, flags in _areas(content)
+    }
 
 
 def parse_smaps(content: bytes) -> dict[Mapping, frozenset[str]]:
@@ -56,35 +92,37 @@ def parse_smaps(content: bytes) -> dict[Mapping, frozenset[str]]:
 
     :raises ValueError: if a line has another form
     """
-    flags = parse_vm_flags(content)
-    lines = (line for line in content.split(b"\n") if _HEADER.match(line))
-    return {
-        mapping: flags.get(mapping.map.start, frozenset())
-        for mapping in map(_parse_line, lines)
-    }
+    maps, flags = split_smaps(content)
+    return dict(zip(parse_maps(maps), flags, strict=True))
 
 
-def _parse_line(line: bytes) -> Mapping:
-    # 7f0a-7f0b rw-p 00001000 fe:01 1234                     /a path with spaces
-    fields = line.split(b" ", 5)
-    if len(fields) < 5:
-        raise ValueError(f"not a line of maps: {line!r}")
+def _areas(content: bytes) -> Iterator[tuple[bytes, frozenset[str]]]:
+    """Yield the header line and the flags of each mapping in smaps."""
+    # The flags are the last of a mapping's thirty lines: to look for them alone takes
+    # a fifth of the time of looking at each.
+    area, *others = content.split(b"\nVmFlags:")
+    for other in others:
+        header = _HEADER.search(area)
+        if header is not None:
+            yield header[0], _flags(other[: other.find(b"\n")])
+        area = other
 
-    start, _, end = fields[0].partition(b"-")
-    major, _, minor = fields[3].partition(b":")
-    # Padded on the left; on the right a space is the path's own, which sandlock trims.
-    padded = fields[5] if len(fields) > 5 else b""
-    path = padded.strip(b" ")
-    return Mapping(
-        map=MemoryMap(
-            start=int(start, 16),
-            end=int(end, 16),
-            perms=fields[1].decode("ascii"),
-            offset=int(fields[2], 16),
-            path=path.decode(errors="replace") if path else None,
-        ),
-        device=(int(major, 16), int(minor, 16)),
-        inode=int(fields[4]),
+
+# The same few of them occur in every process.
+
+
+@lru_cache(maxsize=256)
+def _flags(letters: bytes) -> frozenset[str]:
+    return frozenset(letters.decode().split())
+
+
+@lru_cache(maxsize=1024)
+def _paths(padded: bytes) -> tuple[str | None, bytes]:
+    """Return a path as the image has it, and its own bytes."""
+    # On the right a space is the path's own, which sandlock trims.
+    path = padded.rstrip(b" ")
+    return (
+        path.decode(errors="replace") if path else None,
         # Only a newline is escaped, show_map_vma() in fs/proc/task_mmu.c.
-        raw_path=padded.lstrip(b" ").replace(rb"\012", b"\n"),
+        padded.replace(rb"\012", b"\n"),
     )

@@ -47,7 +47,7 @@ def read_details(pid: int) -> RawDetails:
     exe_file, build_id = _read_exe(pid)
     return RawDetails(
         stat=files.read_record(f"/proc/{pid}/stat"),
-        auxv=files.read_file(f"/proc/{pid}/auxv"),
+        auxv=files.read_record(f"/proc/{pid}/auxv"),
         cmdline=files.read_file(f"/proc/{pid}/cmdline"),
         limits=files.read_record(f"/proc/{pid}/limits"),
         root=_root(pid),

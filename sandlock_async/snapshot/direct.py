@@ -148,8 +148,9 @@ class DirectSource(Source):
         found: list[MemorySegment] = []
         unreadable = sorted(self._unreadable)
         files = self._files.pieces if self._files is not None else {}
+        placed = self._placed()
         for index, segment in enumerate(self._plan.segments):
-            pieces = self._memory_pieces(segment, self._placed()[index], unreadable)
+            pieces = self._memory_pieces(segment, placed[index], unreadable)
             more = [*files.get(index, ()), *(streamed or {}).get(index, ())]
             if more:
                 pieces = sorted([*pieces, *more], key=lambda piece: piece.start)
@@ -227,23 +228,21 @@ class DirectSource(Source):
         place: "_Place",
         unreadable: list[tuple[int, int]],
     ) -> list[Piece]:
-        offset = place.offset
+        offset, first, backing = place.offset, segment.start, self._backing
         pieces: list[Piece] = []
         for start, end in _pairs(place.inside):
+            if not unreadable:  # most often
+                pieces.append(Piece(start - first, end - first, backing, offset))
+                offset += end - start
+                continue
             low, high = (
                 bisect_left(unreadable, (start,)),
                 bisect_left(unreadable, (end,)),
             )
             cut = [edge for hole in unreadable[low:high] for edge in hole]
             for low, high in gaps(cut, start, end):
-                pieces.append(
-                    Piece(
-                        low - segment.start,
-                        high - segment.start,
-                        self._backing,
-                        offset + low - start,
-                    )
-                )
+                at = offset + low - start
+                pieces.append(Piece(low - first, high - first, backing, at))
             offset += end - start
         return pieces
 

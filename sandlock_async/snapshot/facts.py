@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandlock_async.arch import Machine
 from sandlock_async.kernel import files, ptrace
@@ -16,9 +17,8 @@ _NONE_FOR_ALL = b"\nShdPnd:\t0000000000000000\n"
 _USERFAULTFD = b"anon_inode:[userfaultfd]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawFd:
-    """A descriptor as procfs shows it."""
+class RawFd(NamedTuple):
+    """A descriptor as procfs shows it. Made under the freeze, so no dataclass."""
 
     fd: int
     link: bytes
@@ -132,7 +132,7 @@ def _read_numbers(
             fdinfo = files.read_record(f"/proc/{pid}/fdinfo/{fd}")
         except FileNotFoundError:
             continue
-        fds.append(RawFd(fd=fd, link=link, fdinfo=fdinfo))
+        fds.append(RawFd(fd, link, fdinfo))
     return fds
 
 

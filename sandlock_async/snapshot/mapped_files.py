@@ -54,8 +54,9 @@ def identify(pid: int, root_fd: int, mappings: Iterable[Mapping]) -> Identities:
     """
     found: Identities = {}
     for mapping in mappings:
-        if mapping.map.has_file and key_of(mapping) not in found:
-            found[key_of(mapping)] = _identify(pid, root_fd, mapping)
+        key = key_of(mapping)
+        if key not in found and mapping.map.has_file:
+            found[key] = _identify(pid, root_fd, mapping)
     return found
 
 

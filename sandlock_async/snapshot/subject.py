@@ -44,10 +44,10 @@ class Subject:
         self.snapshot: Snapshot | None = None
         self.forked: ForkedSource | None = None
         self.group: ThreadGroup = ThreadGroup(target.pid, deadline)
-        self.planner: Planner = Planner()
+        self.planner: Planner = survey.planner
         self._view: View | None = None
         self._late: LateFds | None = None
-        self.flags: Flags = {}
+        self.flags: Flags = ()
         self.known_fds: list[RawFd] = []
 
     @property

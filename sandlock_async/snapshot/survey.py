@@ -11,9 +11,14 @@ from sandlock_async.errors import UncapturableError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
-from sandlock_async.plan import plan_segments
-from sandlock_async.procfs.maps import Mapping, parse_maps, parse_vm_flags
-from sandlock_async.selection import Selection, select, split_by_fork
+from sandlock_async.plan import Planner
+from sandlock_async.procfs.maps import (
+    Mapping,
+    parse_maps,
+    parse_vm_flags,
+    split_smaps,
+)
+from sandlock_async.selection import Selection, is_copied_by_fork, select
 from sandlock_async.snapshot.asking import Means, find_means
 from sandlock_async.snapshot.cgroup import memory_headroom
 from sandlock_async.snapshot.details import RawDetails, read_details
@@ -43,6 +48,9 @@ class Survey:
     :ivar details: what hardly ever changes
     :ivar exclude_dontdump: whether MADV_DONTDUMP memory is left out
     :ivar means: what a clone of it can be made with
+    :ivar planner: what would be copied now
+    :ivar missing_faults: whether a fault in some mapping would go to a userfaultfd
+        handler
     """
 
     maps: bytes
@@ -56,11 +64,8 @@ class Survey:
     details: RawDetails
     exclude_dontdump: bool
     means: Means
-
-    @property
-    def missing_faults(self) -> bool:
-        """Whether a fault in some mapping would go to a userfaultfd handler."""
-        return any("um" in flags for flags in self.vm_flags.values())
+    planner: Planner
+    missing_faults: bool
 
 
 def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
@@ -98,14 +103,17 @@ def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
 
 def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
     pid = target.pid
-    maps = files.read_file(f"/proc/{pid}/maps")
-    vm_flags = read_vm_flags(pid)
+    # Both files at one time: what is in the one is in the other, too.
+    maps, flags = split_smaps(_read_smaps(pid))
     mappings = parse_maps(maps)
+    vm_flags = {
+        mapping.map.start: these for mapping, these in zip(mappings, flags, strict=True)
+    }
     wanted = select(mappings, vm_flags, exclude_dontdump=exclude_dontdump)
     # With the GIL let go: the mmap_lock may be held by the process itself.
     pages = scan_pages(pid, wanted, vm_flags, hold_gil=False)
-    plan = plan_segments(wanted, vm_flags, pages)
-    _, uncopied = split_by_fork(wanted, vm_flags)
+    planner = Planner()
+    plan = planner.plan(wanted, vm_flags, pages, {})
     return Survey(
         maps=maps,
         mappings=mappings,
@@ -115,7 +123,7 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         uncopied_bytes=sum(
             segment.populated_bytes
             for segment in plan.segments
-            if segment.start in uncopied.ends
+            if not is_copied_by_fork(segment.mapping, vm_flags)
         ),
         headroom=memory_headroom(pid),
         files=identify(pid, target.root_fd, mappings),
@@ -128,6 +136,8 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
             vm_flags.values(),
             sandboxed=target.sandboxed,
         ),
+        planner=planner,
+        missing_faults=any("um" in flags for flags in vm_flags.values()),
     )
 
 
@@ -138,5 +148,9 @@ def read_vm_flags(pid: int) -> dict[int, frozenset[str]]:
 
     :raises OSError: if ``/proc/PID/smaps`` cannot be read
     """
+    return parse_vm_flags(_read_smaps(pid))
+
+
+def _read_smaps(pid: int) -> bytes:
     with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
-        return parse_vm_flags(file.readall())
+        return file.readall()

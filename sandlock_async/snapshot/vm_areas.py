@@ -1,17 +1,19 @@
 """Every mapping of a process, with all that is known of it."""
 
 import os
+from collections.abc import Sequence
+from functools import lru_cache
 
-from sandlock_async.model import FileIdentity, VmArea
+from sandlock_async.model import VmArea
 from sandlock_async.plan import Plan
-from sandlock_async.procfs.maps import Mapping, parse_smaps
-from sandlock_async.selection import Content, content_of
+from sandlock_async.procfs.maps import parse_smaps
+from sandlock_async.selection import NO_FLAGS, Content, content_of
 from sandlock_async.snapshot.mapped_files import Identities, key_of
 from sandlock_async.snapshot.survey import Survey
 from sandlock_async.snapshot.view import View
 
-Flags = dict[Mapping, frozenset[str]]
-"""``VmFlags`` by mapping."""
+Flags = Sequence[frozenset[str]]
+"""``VmFlags`` of each mapping that was seen, in their order."""
 
 
 def settle_flags(pid: int, survey: Survey, view: View) -> Flags:
@@ -21,17 +23,17 @@ def settle_flags(pid: int, survey: Survey, view: View) -> Flags:
     again, after the thaw, if the mappings have changed. One that came and went has no
     flags.
     """
-    known = {
-        mapping: survey.vm_flags.get(mapping.map.start, frozenset())
-        for mapping in survey.mappings
-    }
-    if all(mapping in known for mapping in view.mappings):
-        return known
-    try:
-        with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
-            return known | parse_smaps(file.readall())
-    except OSError:
-        return known  # it has ended since
+    before = survey.vm_flags
+    if view.mappings is survey.mappings:  # nothing has changed
+        return [before.get(this.map.start, NO_FLAGS) for this in view.mappings]
+    known = {this: before.get(this.map.start, NO_FLAGS) for this in survey.mappings}
+    if any(this not in known for this in view.mappings):
+        try:
+            with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
+                known |= parse_smaps(file.readall())
+        except OSError:
+            pass  # it has ended since
+    return [known.get(this, NO_FLAGS) for this in view.mappings]
 
 
 def describe_areas(
@@ -40,6 +42,7 @@ def describe_areas(
     """Return the full list of mappings.
 
     :param files: which files are mapped
+    :param flags: of each mapping
     :param plan: which pages are the process's own
     """
     changed = {
@@ -47,19 +50,22 @@ def describe_areas(
         for segment in plan.segments
         if content_of(segment.mapping) is Content.CHANGED
     }
-    return tuple(
-        VmArea(
-            map=mapping.map,
-            vm_flags=tuple(sorted(flags.get(mapping, ()))),
-            device=os.makedev(*mapping.device),
-            inode=mapping.inode,
-            file=_identity(files, mapping),
-            changed=changed.get(mapping.map.start, ()),
+    areas: list[VmArea] = []
+    for mapping, these in zip(view.mappings, flags, strict=True):
+        stamp = files.get(key_of(mapping))
+        areas.append(
+            VmArea(
+                map=mapping.map,
+                vm_flags=_in_order(these),
+                device=os.makedev(*mapping.device),
+                inode=mapping.inode,
+                file=None if stamp is None else stamp.identity,
+                changed=changed.get(mapping.map.start, ()),
+            )
         )
-        for mapping in view.mappings
-    )
+    return tuple(areas)
 
 
-def _identity(files: Identities, mapping: Mapping) -> FileIdentity | None:
-    stamp = files.get(key_of(mapping))
-    return None if stamp is None else stamp.identity
+@lru_cache(maxsize=256)
+def _in_order(flags: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(flags))

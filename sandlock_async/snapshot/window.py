@@ -140,7 +140,7 @@ def _rehearse(subject: Subject) -> None:
     if survey.expected_bytes > _REHEARSED_BYTES or survey.missing_faults:
         return
     try:
-        fds = subject.known_fds = read_fds(pid)
+        fds = subject.known_fds = read_fds(pid, subject.known_fds)
         choose([fds])
         files.read_file(f"/proc/{pid}/maps")
         status = files.read_record(f"/proc/{pid}/status")

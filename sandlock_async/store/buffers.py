@@ -53,7 +53,7 @@ class Buffers:
 
     async def _make(self) -> None:
         size = THREADS * BUFFER_BYTES
-        arena = await self._workers.acquire(Arena.close, Arena, size)
+        arena = await self._workers.acquire(Arena.close, Arena, size, size)
         self._arena = arena
         for start in range(0, arena.size, BUFFER_BYTES):
             view = arena.view[start : start + BUFFER_BYTES]

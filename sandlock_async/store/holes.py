@@ -1,9 +1,10 @@
 """Pages that are nothing but zeros need not be written: a hole reads the same."""
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-_ZEROS = memoryview(bytes(mmap.PAGESIZE))
+_ZEROS = bytes(mmap.PAGESIZE)
+_FEW_PAGES = 16
 _PROBES = (0, 8, 24, 64, 512, 2048, mmap.PAGESIZE - 8)
 """Bytes of a page that are looked at first: hardly any page has zeros at all of them."""
 
@@ -20,7 +21,7 @@ def without_zeros(offset: int, view: memoryview) -> Iterator[Run]:
     start = 0
     for index in _suspects(view, pages):
         at = index * page
-        if view[at : at + page] != _ZEROS:
+        if view[at : at + page].tobytes() != _ZEROS:  # a view compares byte by byte
             continue
         if at > start:
             yield offset + start, view[start:at]
@@ -29,8 +30,10 @@ def without_zeros(offset: int, view: memoryview) -> Iterator[Run]:
         yield offset + start, view[start:]
 
 
-def _suspects(view: memoryview, pages: int) -> list[int]:
+def _suspects(view: memoryview, pages: int) -> Sequence[int]:
     """Return the pages that may be zero, by number."""
+    if pages <= _FEW_PAGES:
+        return range(pages)
     page = mmap.PAGESIZE
     whole = view[: pages * page]
     # All pages at once, as one long number: a byte of it for each.

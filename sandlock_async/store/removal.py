@@ -57,7 +57,7 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
 
 def remove_abandoned(parent_fd: int) -> None:
     """Remove the stages in a folder whose writers are gone."""
-    for name in names_in(parent_fd):
+    for name in os.listdir(parent_fd):  # there may be thousands of images
         if not name.startswith(STAGE_PREFIX):
             continue
         try:

@@ -12,9 +12,9 @@ to it removes those that nobody holds. Everything here blocks: call it on a work
 
 import errno
 import os
+import stat
 import time
 from pathlib import Path
-from uuid import uuid4
 
 from sandlock_async.errors import CheckpointExistsError, NoSpaceError, StoreError
 from sandlock_async.image import layout
@@ -35,6 +35,11 @@ from sandlock_async.store.removal import (
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 16
 
+_ABLE: set[tuple[int, int, bool]] = set()
+"""Folders, by device and inode, in which renames have worked; and whether exchanges."""
+
+_ABLE_AT_MOST = 1024
+
 _SETTLE_TRIES = 1000
 _SETTLE_S = 0.001
 
@@ -50,7 +55,7 @@ class Stage:
 
     def __init__(self, destination: Path, *, replace: bool, durable: bool) -> None:
         self.destination = destination
-        self.path: Path = destination.parent / f"{STAGE_PREFIX}{uuid4().hex}"
+        self.path: Path = destination.parent / _new_name()
         self.durable = durable
         self.written_bytes: int = 0
         self._replace = replace
@@ -169,14 +174,15 @@ class Stage:
                 self._place.open()  # somebody cleans up here at this moment
                 continue
             # Somebody who cleans up may have had it between mkdir and flock.
-            if try_lock(fd) and os.fstat(fd).st_nlink:
+            if try_lock(fd) and (status := os.fstat(fd)).st_nlink:
                 self._fd = fd
-                os.fchmod(fd, 0o700)  # whatever the umask
+                if stat.S_IMODE(status.st_mode) != 0o700:
+                    os.fchmod(fd, 0o700)  # whatever the umask
                 for folder in layout.DIRECTORIES:
                     os.mkdir(folder, 0o700, dir_fd=fd)
                 return
             os.close(fd)
-            self.path = self.path.with_name(f"{STAGE_PREFIX}{uuid4().hex}")
+            self.path = self.path.with_name(_new_name())
         raise StoreError(
             f"no stage could be locked beside {self.destination}", path=self.destination
         )
@@ -190,6 +196,10 @@ class Stage:
 
     def _probe_rename(self) -> None:
         """Find out now, not after the capture, that the file system cannot rename."""
+        folder = os.fstat(self._place.fd)
+        place = (folder.st_dev, folder.st_ino, self._replace)
+        if place in _ABLE:
+            return
         # Inside the stage, which is locked: beside it somebody might clean up.
         one, other = (self.path / name for name in ("process", layout.EXTENDED))
         twin = self.path / PROBE
@@ -204,6 +214,9 @@ class Stage:
             if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
                 raise refusals.unable_to_rename(self.destination) from error
             raise
+        if len(_ABLE) >= _ABLE_AT_MOST:
+            _ABLE.clear()
+        _ABLE.add(place)
 
     def _probe_layer(self) -> None:
         """Find out now that an overlay cannot move what is at the destination."""
@@ -275,6 +288,10 @@ class Stage:
                 break
             time.sleep(_SETTLE_S)
         raise refusals.no_checkpoint(self.destination)
+
+
+def _new_name() -> str:
+    return STAGE_PREFIX + os.urandom(16).hex()
 
 
 def _sync_folder(name: str, dir_fd: int) -> None:

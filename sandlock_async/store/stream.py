@@ -6,6 +6,7 @@ seek and a write for each page of a scattered mapping would take seconds.
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +87,7 @@ class SegmentStream:
         def write() -> int:
             total = 0
             for name, segment in files:
-                fd = _open(self._folder / name)
+                fd = _open(f"{self._folder}/{name}")
                 try:
                     os.ftruncate(fd, len(segment.data))
                     for start, stop in segment.data.ranges():
@@ -192,13 +193,15 @@ def _pwrite(fd: int, view: memoryview, offset: int) -> int:
     return written
 
 
-def _open(path: Path) -> int:
+def _open(path: Path | str) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    if os.fstat(fd).st_nlink != 1:
+    status = os.fstat(fd)
+    if status.st_nlink != 1:
         # Another image's too: nobody ever writes to a committed file.
         os.close(fd)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    os.fchmod(fd, 0o600)  # whatever the umask
+    if stat.S_IMODE(status.st_mode) != 0o600:
+        os.fchmod(fd, 0o600)  # whatever the umask
     return fd
 
 

@@ -194,7 +194,7 @@ def test_what_another_program_has_overwritten(
 def moved(mapping: Mapping, distance: int) -> Mapping:
     this = mapping.map
     start, end = this.start + distance, this.end + distance
-    return replace(mapping, map=replace(this, start=start, end=end))
+    return mapping._replace(map=replace(this, start=start, end=end))
 
 
 @pytest.fixture

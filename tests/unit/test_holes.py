@@ -13,8 +13,10 @@ PAGE = mmap.PAGESIZE
 @given(
     st.lists(st.sampled_from(["zero", "full", "first", "last", "middle"])),
     st.integers(0, PAGE - 1),
+    st.sampled_from([0, 20]),
 )
-def test_what_is_left_is_all_there_is(pages: list[str], tail: int) -> None:
+def test_what_is_left_is_all_there_is(pages: list[str], tail: int, more: int) -> None:
+    pages = ["full"] * more + pages  # many are not looked at one by one
     marks = {"first": 0, "last": PAGE - 1, "middle": 1000}
     content = bytearray(len(pages) * PAGE + tail)
     for number, kind in enumerate(pages):

@@ -8,8 +8,11 @@ import os
 import re
 import signal
 import struct
+import subprocess
+import time
 from collections.abc import Generator, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +44,7 @@ from sandlock_async.injection.sigframe import (
 from sandlock_async.kernel import ptrace
 from sandlock_async.model import AltStack, IntervalTimer, SignalAction
 from sandlock_async.procfs.maps import parse_maps
+from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.scene import lacking_facts
 from sandlock_async.snapshot.asking import (
     Asking,
@@ -715,6 +719,36 @@ def test_filters(
     assert filters_let_clone(1, status, sandboxed=False) == lets
     assert filters_let_clone(1, status, sandboxed=True) == if_supervised
     assert filters_let_clone(1, STATUS, sandboxed=False)
+
+
+def test_children_of_a_supervisor_are_counted_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with subprocess.Popen(["/bin/sleep", "60"]) as child:
+        stat = parse_stat(Path(f"/proc/{child.pid}/stat").read_bytes())
+        this = (child.pid, stat.start_time)
+        remembered: dict[tuple[int, int], float] = {}
+        listeners = [1]
+        monkeypatch.setattr(permission, "_SUPERVISED", remembered)
+        monkeypatch.setattr(permission, "_filtered_children", lambda _: [this])
+        monkeypatch.setattr(permission, "_listeners", lambda _: listeners[0])
+
+        assert permission._supervises_all(os.getpid())
+        listeners[0] = 0
+
+        assert not permission._supervises_all(os.getpid())
+        assert filters_let_clone(child.pid, FILTERED % 1, sandboxed=False)
+        # Not if it has added a filter, is another one, or was seen long ago.
+        assert not filters_let_clone(child.pid, FILTERED % 2, sandboxed=False)
+        until = remembered.pop(this)
+        remembered[child.pid, stat.start_time + 1] = until
+        assert not filters_let_clone(child.pid, FILTERED % 1, sandboxed=False)
+        remembered[this] = time.monotonic() - 1
+        assert not filters_let_clone(child.pid, FILTERED % 1, sandboxed=False)
+        listeners[0] = 1
+        assert permission._supervises_all(os.getpid())
+        assert set(remembered) == {this, (child.pid, stat.start_time + 1)}
+        child.kill()
 
 
 def test_nobody_around_the_first_process_is_sandlock() -> None:

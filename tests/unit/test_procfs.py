@@ -18,7 +18,7 @@ from sandlock_async.procfs.elf import (
 )
 from sandlock_async.procfs.fdinfo import parse_fdinfo
 from sandlock_async.procfs.limits import parse_limits
-from sandlock_async.procfs.maps import parse_maps, parse_vm_flags
+from sandlock_async.procfs.maps import parse_maps, parse_vm_flags, split_smaps
 from sandlock_async.procfs.stat import parse_mm_addresses, parse_stat
 from sandlock_async.procfs.status import parse_status
 from sandlock_async.procfs.syscall import Syscall, parse_syscall
@@ -71,6 +71,21 @@ def test_vm_flags() -> None:
     smaps = b"1000-2000 rw-p 00000000 00:00 0 \nRss: 4 kB\nVmFlags: rd wr um \n"
 
     assert parse_vm_flags(smaps) == {0x1000: frozenset({"rd", "wr", "um"})}
+
+
+def test_smaps_hold_what_maps_say() -> None:
+    fields = b"Size: 4 kB\nVmFlags: %b \n"
+    lines = MAPS.splitlines(keepends=True)
+    flags = (b"rd mr", b"rd wr", b"rd wr sh", b"ex")
+    smaps = b"".join(
+        line + fields % these for line, these in zip(lines, flags, strict=True)
+    )
+
+    maps, found = split_smaps(smaps)
+
+    assert maps == MAPS
+    assert found == [frozenset(these.decode().split()) for these in flags]
+    assert split_smaps(b"") == (b"", [])
 
 
 def test_stat_of_a_program_with_an_odd_name() -> None:

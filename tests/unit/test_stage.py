@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import sandlock_async as sa
 from sandlock_async.image import layout
 from sandlock_async.kernel.rename import Rename, renameat2
-from sandlock_async.store import removal, stage
+from sandlock_async.store import removal, stage, stream
 from sandlock_async.store.removal import STAGE_PREFIX
 from sandlock_async.store.stage import Stage
 from tests.unit.stages import GOLDEN, staged
@@ -254,3 +255,19 @@ def test_a_stage_that_is_exchanged_for_something_else(tmp_path: Path) -> None:
 
     assert os.listdir(tmp_path / "moved") == []
     assert os.listdir(tmp_path / name) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777], ids=oct)
+def test_a_memory_file_is_ours_alone(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        fd = stream._open(tmp_path / "0.bin")
+    finally:
+        os.umask(before)
+    try:
+        assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o600
+        (tmp_path / "1.bin").hardlink_to(tmp_path / "0.bin")
+        with pytest.raises(FileExistsError):
+            stream._open(tmp_path / "0.bin")
+    finally:
+        os.close(fd)

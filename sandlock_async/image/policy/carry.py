@@ -1,6 +1,7 @@
 """A policy on its way into an image: given, made, or brought from another version."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sandlock_async.image.policy.codec import (
     Policy,
@@ -11,6 +12,8 @@ from sandlock_async.image.policy.codec import (
 from sandlock_async.image.policy.conversion import convert_policy
 from sandlock_async.image.policy.from_sandbox import policy_from_sandbox
 from sandlock_async.image.strict_json import Malformed
+
+_SMALL_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +55,13 @@ def given_policy(
                 f"the sandbox's own policy is not in the image, but an empty one: "
                 f"{error}; give policy= to have another",
             )
-            return Carried(
-                data=encode_policy(default_policy(default)),
-                version=default,
-                warnings=warning,
-            )
-    return Carried(data=encode_policy(default_policy(default)), version=default)
+            return Carried(data=_empty(default), version=default, warnings=warning)
+    return Carried(data=_empty(default), version=default)
+
+
+@lru_cache
+def _empty(version: str) -> bytes:
+    return encode_policy(default_policy(version))
 
 
 def carry_policy(data: bytes, version: str | None, to: str) -> Carried:
@@ -68,6 +72,12 @@ def carry_policy(data: bytes, version: str | None, to: str) -> Carried:
     """
     if version is None or version == to:
         return Carried(data=data, version=version)
+    if len(data) <= _SMALL_BYTES:
+        return _converted_once(data, version, to)
+    return _converted(data, version, to)
+
+
+def _converted(data: bytes, version: str, to: str) -> Carried:
     try:
         policy = decode_policy(version, data)
         converted, warnings = convert_policy(policy, to)
@@ -75,3 +85,7 @@ def carry_policy(data: bytes, version: str | None, to: str) -> Carried:
     except Malformed as error:
         warning = f"policy.dat is passed through, not understood as {version}: {error}"
         return Carried(data=data, version=None, warnings=(warning,))
+
+
+_converted_once = lru_cache(maxsize=64)(_converted)
+"""Sandboxes by the dozen have the same policy."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from sandlock_async.image import bincode
@@ -87,5 +88,6 @@ def default_policy(version: str) -> Policy:
     return Policy(version=version, fields=fields)
 
 
+@lru_cache
 def _struct(version: str) -> Struct:
     return Struct(tuple((field.name, field.kind) for field in fields_of(version)))

@@ -66,7 +66,9 @@ def policy_from_sandbox(
     _apply_image(getattr(sandbox, "image", None), fields)
     policy = Policy(version=own, fields=fields)
     encode_policy(policy)
-    converted, lost = convert_policy(policy, own if version is None else version)
+    if version is None:
+        return policy, tuple(_missing(sandbox, own))
+    converted, lost = convert_policy(policy, version)
     return converted, (*_missing(sandbox, own), *lost)
 
 
