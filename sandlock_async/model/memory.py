@@ -30,6 +30,13 @@ class SegmentData(ABC):
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes from *offset* on; they must all exist."""
 
+    def gather(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill *buffer* with the bytes of *ranges* of offsets, packed."""
+        position = 0
+        for start, stop in ranges:
+            self.readinto(start, buffer[position : position + stop - start])
+            position += stop - start
+
     def view(self, offset: int, size: int) -> memoryview | None:
         """Return the bytes without a copy if they lie together in memory."""
         return None

@@ -6,6 +6,7 @@ process stood still: that is a direct source inside this one.
 
 import math
 import threading
+from collections.abc import Sequence
 from operator import attrgetter
 
 from sandlock_async.clock import Deadline
@@ -163,18 +164,20 @@ class _SnapshotBacking(Backing):
         )
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
-        ranges = [offset, offset + len(buffer)]
+        self.gather([(offset, offset + len(buffer))], buffer)
+
+    def gather(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        flat = [edge for both in ranges for edge in both]
         address = address_of(buffer)
         try:
             if self._is_forced:
-                bad = self._copier.copy_forced(ranges, address)
+                bad = self._copier.copy_forced(flat, address)
             else:
-                bad = self._copier.copy(ranges, address, hold_gil=False)
+                bad = self._copier.copy(flat, address, hold_gil=False)
         except ProcessGoneError as error:
             raise lost_copy_error(self._snapshot.of_pid) from error
-        for low, high in bad:
-            buffer[low - offset : high - offset] = bytes(high - low)
         if bad:
+            _clear(buffer, ranges, bad)
             with self._lock:
                 self._unreadable += bad
 
@@ -182,6 +185,22 @@ class _SnapshotBacking(Backing):
         """Return what could not be read so far."""
         mine = sorted(set(self._unreadable))
         return mine if self._is_forced else sorted([*mine, *self.forced.unreadable()])
+
+
+def _clear(
+    buffer: memoryview,
+    ranges: Sequence[tuple[int, int]],
+    bad: Sequence[tuple[int, int]],
+) -> None:
+    """Zero what is *bad* of *ranges*, in their order, where it lies in *buffer*."""
+    rest = list(reversed(bad))
+    position = 0
+    for start, stop in ranges:
+        while rest and start <= rest[-1][0] < stop:
+            low, high = rest.pop()
+            at = position + low - start
+            buffer[at : at + high - low] = bytes(high - low)
+        position += stop - start
 
 
 def lost_copy_error(pid: int) -> UncapturableError:

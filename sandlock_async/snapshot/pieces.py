@@ -3,7 +3,9 @@
 import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from sandlock_async.model import SegmentData
@@ -15,6 +17,13 @@ class Backing(ABC):
     @abstractmethod
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill *buffer* from *offset* on."""
+
+    def gather(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        """Fill *buffer* with what is in *ranges* of offsets, packed."""
+        position = 0
+        for start, stop in ranges:
+            self.readinto(start, buffer[position : position + stop - start])
+            position += stop - start
 
     def view(self, offset: int, size: int) -> memoryview | None:
         """Return the bytes without a copy, if they are in memory."""
@@ -76,6 +85,12 @@ class Piece(NamedTuple):
     offset: int
 
 
+_Part = tuple[Backing | None, int, int]
+"""Where bytes are, None for zeros, and at which offsets of it."""
+
+_backing_of = itemgetter(0)
+
+
 class PiecedData(SegmentData):
     """Segment bytes made of pieces; what no piece covers is zero.
 
@@ -96,24 +111,21 @@ class PiecedData(SegmentData):
         return [(piece.start, piece.stop) for piece in self._pieces]
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
-        end = offset + len(buffer)
-        position = offset
-        index = max(bisect_right(self._starts, offset) - 1, 0)
-        while position < end:
-            piece = self._pieces[index] if index < len(self._pieces) else None
-            if piece is not None and piece.stop <= position:
-                index += 1
-                continue
-            if piece is None or piece.start > position:
-                stop = min(end, piece.start) if piece is not None else end
-                buffer[position - offset : stop - offset] = bytes(stop - position)
+        self.gather([(offset, offset + len(buffer))], buffer)
+
+    def gather(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        position = 0
+        # As much at once as lies together in one backing: a call for each page of a
+        # scattered mapping costs more than its bytes.
+        for backing, parts in groupby(self._parts(ranges), _backing_of):
+            found = [(low, high) for _, low, high in parts]
+            size = sum(high - low for low, high in found)
+            part = buffer[position : position + size]
+            if backing is None:
+                part[:] = bytes(size)
             else:
-                stop = min(end, piece.stop)
-                piece.backing.readinto(
-                    piece.offset + position - piece.start,
-                    buffer[position - offset : stop - offset],
-                )
-            position = stop
+                backing.gather(found, part)
+            position += size
 
     def view(self, offset: int, size: int) -> memoryview | None:
         index = bisect_right(self._starts, offset) - 1
@@ -123,3 +135,20 @@ class PiecedData(SegmentData):
         if offset + size > piece.stop:
             return None
         return piece.backing.view(piece.offset + offset - piece.start, size)
+
+    def _parts(self, ranges: Sequence[tuple[int, int]]) -> Iterator[_Part]:
+        for position, stop in ranges:
+            index = max(bisect_right(self._starts, position) - 1, 0)
+            while position < stop:
+                piece = self._pieces[index] if index < len(self._pieces) else None
+                if piece is not None and piece.stop <= position:
+                    index += 1
+                    continue
+                if piece is None or piece.start > position:
+                    end = min(stop, piece.start) if piece is not None else stop
+                    yield None, position, end
+                else:
+                    end = min(stop, piece.stop)
+                    shift = piece.offset - piece.start
+                    yield piece.backing, position + shift, end + shift
+                position = end

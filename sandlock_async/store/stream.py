@@ -1,7 +1,8 @@
 """Segments to files: concurrently, in large pieces, holes left as holes.
 
 One hop to a worker for each buffer, and one for all small segments together: a
-seek and a write for each page of a scattered mapping would take seconds.
+seek and a write for each page of a scattered mapping would take seconds. Nor is each
+page read by itself: what a buffer holds is gathered with one call.
 """
 
 import errno
@@ -154,12 +155,33 @@ def _copy_group(
     fd: int, data: SegmentData, group: list[Range], buffer: memoryview
 ) -> int:
     written = 0
+    apart: list[Range] = []
     for start, stop in group:
         view = data.view(start, stop - start)
         if view is None:
-            view = buffer[: stop - start]
-            data.readinto(start, view)
-        written += _pwrite(fd, view, start)
+            apart.append((start, stop))
+        else:
+            written += _pwrite(fd, view, start)
+    packed = buffer[: sum(stop - start for start, stop in apart)]
+    data.gather(apart, packed)
+    return written + _scatter(fd, packed, apart)
+
+
+def _scatter(fd: int, packed: memoryview, ranges: list[Range]) -> int:
+    """Write what is not zero of packed *ranges*; return how many bytes that were."""
+    written = 0
+    rest = iter(ranges)
+    end = shift = 0
+    for at, run in without_zeros(0, packed):
+        while run:
+            while end <= at:
+                start, stop = next(rest)
+                shift = start - end
+                end += stop - start
+            count = os.pwrite(fd, run[: end - at], at + shift)
+            written += count
+            at += count
+            run = run[count:]
     return written
 
 
