@@ -5,6 +5,7 @@ Nothing of ours runs on the application's default executor, which may be full.
 
 import asyncio
 import concurrent.futures
+import os
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -22,8 +23,9 @@ from sandlock_async.turns import turn
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREADS = 4
-"""Threads an operation has at most; they start when there is work for them."""
+THREADS = max(2, min(4, len(os.sched_getaffinity(0))))
+"""Threads an operation has at most; they start when there is work for them. More of
+them than CPUs copy no faster, and the event loop waits for a CPU as well."""
 
 _END_RESTS = 4
 _END_REST_US = 50

@@ -93,6 +93,18 @@ async def test_workers_leave_no_thread() -> None:
     assert threading.active_count() == before
 
 
+async def test_workers_are_no_more_than_there_are_cpus() -> None:
+    gate, before = threading.Event(), threading.active_count()
+
+    async with Workers() as workers:
+        for _ in range(20):
+            workers.submit(gate.wait)
+        started = threading.active_count() - before
+        gate.set()
+
+    assert 2 <= started <= max(2, len(os.sched_getaffinity(0)))
+
+
 async def test_a_busy_loop_makes_way_for_threads() -> None:
     # GIVEN a loop that is never idle, and lets the GIL go before it is asked to
     turns = 0
