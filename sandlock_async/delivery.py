@@ -113,7 +113,7 @@ class Delivery:
         image, lost = await self._workers.run(self._lay_out, scene)
         for child in scene.snapshots[1:]:
             await self.draft.add_child(child.target.pid)
-        await self.draft.write_memory(image.files)
+        await self.draft.write_memory(image.files, scene.dismiss)
         if any(this.source.unreadable for this in scene.snapshots):
             # What cannot be read of a copy has only been found out now.
             image, lost = await self._workers.run(self._lay_out, scene)

@@ -6,10 +6,10 @@ traces somebody is one for that alone, and ends with it: what it may still trace
 in the midst of an execve(2) for instance, is let go.
 """
 
-from collections.abc import Callable, Sequence
+import concurrent.futures
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TypeVar
 
 from sandlock_async.clock import Deadline
 from sandlock_async.errors import ProcessGoneError, SandlockAsyncError
@@ -31,8 +31,6 @@ from sandlock_async.waiters import (
     polls_held,
 )
 
-T = TypeVar("T")
-
 _TRIES = 100
 _PATIENCE_S = 1.0
 
@@ -47,6 +45,7 @@ class Copies:
         self._cast = cast
         self._loop = loop
         self._holder: TracerThread | None = None
+        self._ending: dict[int, concurrent.futures.Future[None]] = {}
 
     def hold(self, deadline: Deadline) -> None:
         """Hold all that there are; right after the thaw. Blocks.
@@ -55,11 +54,21 @@ class Copies:
         """
         for subject, snapshot in self._there():
             try:
-                self._on_holder(snapshot.hold, deadline.check_aborted)
+                self._thread().submit(snapshot.hold, deadline.check_aborted).result()
             except OSError as error:
                 if not files.is_gone(error):
                     raise translate(error, subject.target.pid, "snapshot") from error
                 raise lost_copy_error(subject.target.pid) from error
+
+    def dismiss(self, pids: Iterable[int]) -> None:
+        """Have copies of processes begin to end, when they have been read.
+
+        Never blocks; :meth:`end` waits for it. To unmap their memory takes a while.
+        """
+        wanted = set(pids)
+        for subject, snapshot in self._there():
+            if self._holder is not None and subject.target.pid in wanted:
+                self._begin_end(self._holder, subject, snapshot)
 
     def end(self) -> dict[int, str]:
         """End all, and have them reaped; doing so twice does nothing. Blocks.
@@ -69,10 +78,9 @@ class Copies:
         warnings: dict[int, str] = {}
         try:
             for subject, snapshot in self._there():
+                ending = self._begin_end(self._thread(), subject, snapshot)
                 subject.snapshot = None
-                syscall = subject.survey.means.gadgets.syscall
-                assert syscall is not None
-                self._on_holder(snapshot.end, syscall.address)
+                ending.result()
                 problem = _reap(subject, snapshot.inner_pid, self._loop)
                 if problem:
                     pid = subject.target.pid
@@ -92,10 +100,20 @@ class Copies:
             if subject.snapshot is not None
         ]
 
-    def _on_holder(self, call: Callable[[T], None], argument: T) -> None:
+    def _begin_end(
+        self, holder: TracerThread, subject: Subject, snapshot: Snapshot
+    ) -> "concurrent.futures.Future[None]":
+        pid = subject.target.pid
+        if pid not in self._ending:
+            syscall = subject.survey.means.gadgets.syscall
+            assert syscall is not None
+            self._ending[pid] = holder.submit(snapshot.end, syscall.address)
+        return self._ending[pid]
+
+    def _thread(self) -> TracerThread:
         if self._holder is None:
             self._holder = TracerThread(self._cast[0].target.pid)
-        self._holder.submit(call, argument).result()
+        return self._holder
 
 
 def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:

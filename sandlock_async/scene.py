@@ -48,6 +48,7 @@ class Scene:
     :ivar snapshots: of each; a target's first, then its descendants'
     :ivar began: monotonic seconds of the first request
     :ivar ended: descendants that had ended, and that nobody had reaped
+    :ivar dismiss_copies: has the copies of processes end, by pid, and does not wait
     :ivar end_copies: ends the copies that were made; returns, by pid of the process,
         what could not be done
     """
@@ -55,6 +56,7 @@ class Scene:
     snapshots: "tuple[Snapshot, ...]"
     began: float
     ended: tuple[int, ...]
+    dismiss_copies: Callable[[Iterable[int]], None]
     end_copies: Callable[[], dict[int, str]]
 
     @property
@@ -91,6 +93,10 @@ class Scene:
         return [
             f"process {pid} had ended, and is not in the image" for pid in self.ended
         ] + [warning for this in self.snapshots for warning in this.warnings()]
+
+    def dismiss(self) -> None:
+        """Have the copies end, since nobody reads them any more; closing waits."""
+        self.dismiss_copies(this.target.pid for this in self.snapshots)
 
     def close(self) -> dict[int, str]:
         """Give the memory back; closing twice does nothing.

@@ -136,6 +136,7 @@ async def take_scene(
         ),
         began=began,
         ended=company.ended,
+        dismiss_copies=copies.dismiss,
         end_copies=copies.end,
     )
 

@@ -40,14 +40,17 @@ class Draft:
             )
         return shared.linked_bytes, shared.files
 
-    async def write_memory(self, files: ImageFiles) -> None:
+    async def write_memory(
+        self, files: ImageFiles, on_read: Callable[[], object] = lambda: None
+    ) -> None:
         """Write the memory files.
 
+        :param on_read: called when all bytes have been read; some still go to the disk
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if they cannot be written
         """
         async with self._translated(lambda: files.memory_bytes):
-            await self.stream.write_all(files.segments)
+            await self.stream.write_all(files.segments, on_read)
 
     async def commit(self, files: ImageFiles) -> int:
         """Write the small files, and put the image at its place, whole.

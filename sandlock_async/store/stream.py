@@ -55,24 +55,35 @@ class SegmentStream:
         self._tell = on_bytes
         self.written_bytes: int = 0
 
-    async def write_all(self, files: Sequence[File]) -> None:
+    async def write_all(
+        self, files: Sequence[File], on_read: Callable[[], object] = lambda: None
+    ) -> None:
         """Write every segment to its file; a file may hold a part of it already.
 
+        :param on_read: called when all bytes have been read; some still go to the disk
         :raises OSError: as the file system says
         """
         # A process may have 65,530 mappings (vm.max_map_count), or more.
         small, large = await self._workers.run(_partition, files)
         if not large:
-            await self._write_small(small)
+            await self._write_small(small, on_read)
             return
         await self._workers.to_loop()
+        left = len(large) + bool(small)
+
+        def done() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                on_read()
+
         async with task_group() as group:
             if small:
-                group.start_soon(self._write_small, small)
+                group.start_soon(self._write_small, small, done)
             # A task for each would keep the event loop busy where they are many.
             rest = iter(large)
             for _ in range(min(THREADS, len(large))):
-                group.start_soon(self._write_each, rest)
+                group.start_soon(self._write_each, rest, done)
 
     async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
         """Write some bytes of the segment in file *name*, of *size* bytes in all."""
@@ -84,7 +95,9 @@ class SegmentStream:
         self.written_bytes += count
         self._tell(count)
 
-    async def _write_small(self, files: list[File]) -> None:
+    async def _write_small(
+        self, files: list[File], on_read: Callable[[], object]
+    ) -> None:
         def write() -> int:
             total = 0
             for name, segment in files:
@@ -101,12 +114,17 @@ class SegmentStream:
             return total
 
         self._on_bytes(await self._workers.run(write))
+        on_read()
 
-    async def _write_each(self, files: Iterator[File]) -> None:
+    async def _write_each(
+        self, files: Iterator[File], on_read: Callable[[], object]
+    ) -> None:
         for name, segment in files:
-            await self._write_large(name, segment.data)
+            await self._write_large(name, segment.data, on_read)
 
-    async def _write_large(self, name: str, data: SegmentData) -> None:
+    async def _write_large(
+        self, name: str, data: SegmentData, on_read: Callable[[], object]
+    ) -> None:
         fd = await self._workers.acquire(os.close, _open, self._folder / name)
         try:
             # Shielded, as all that aiofiles does: a cancelled call returns while
@@ -120,6 +138,7 @@ class SegmentStream:
             ranges = await self._workers.run(data.ranges)
             for group in _grouped(ranges):
                 await self._write_group(file, data, group)
+            on_read()
             if self._durable:
                 await self._workers.run(os.fsync, fd)
         finally:
@@ -148,6 +167,8 @@ class SegmentStream:
 def _partition(files: Sequence[File]) -> tuple[list[File], list[File]]:
     small = [file for file in files if len(file[1].data) <= SMALL_BYTES]
     large = [file for file in files if len(file[1].data) > SMALL_BYTES]
+    # What the disk takes long for is read last: it is waited for without the copy.
+    large.sort(key=lambda file: len(file[1].data) > BUFFER_BYTES)
     return small, large
 
 

@@ -1,17 +1,20 @@
 """A copy of the process is read after the freeze, and nothing of it stays."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import sandlock_async as sa
 from tests.conftest import Tracee, missing, until
+from tests.integration.test_asking import is_zombie
 from tests.integration.test_targets import memory_at
 from tests.integration.wheels import READABLE
 
@@ -138,6 +141,45 @@ async def test_a_copy_that_is_killed(
     assert "direct" in caught.value.help
     assert tracee.copies() == []
     assert os.listdir(tmp_path) == ["status-0"]
+    tracee.check_runs_on()
+
+
+@pytest.mark.parametrize("end", ["well", "error", "cancelled"])
+async def test_a_copy_ends_while_the_disk_is_waited_for(
+    end: str,
+    spawn: Callable[..., Tracee],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # GIVEN a disk that has not taken the memory before the copy has ended
+    tracee = spawn("big.py", 64 << 20, 1)
+    loop = asyncio.get_running_loop()
+    ended: list[bool] = []
+
+    def fsync(fd: int) -> None:
+        if os.fstat(fd).st_size >= 64 << 20:
+            until(lambda: all(map(is_zombie, tracee.copies())), "the copy to end")
+            ended.extend(map(is_zombie, tracee.copies()))
+            if end == "error":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if end == "cancelled":
+                loop.call_soon_threadsafe(capture.cancel)
+        once(fd)
+
+    once = os.fsync
+    monkeypatch.setattr(os, "fsync", fsync)
+    capture = asyncio.ensure_future(
+        sa.capture_to(tracee.pid, tmp_path / "it", strategy="fork")
+    )
+    expected = {"error": sa.StoreError, "cancelled": asyncio.CancelledError}
+
+    with pytest.raises(expected[end]) if end in expected else nullcontext():
+        await capture
+
+    # THEN it was still there, to be reaped, and now it is not
+    assert ended == [True]
+    assert tracee.copies() == []
+    assert (tmp_path / "it").exists() == (end == "well")
     tracee.check_runs_on()
 
 
