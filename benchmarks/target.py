@@ -50,11 +50,11 @@ class Memory:
         """What sandlock copies."""
         return self.count * self.size
 
-    def fits(self) -> bool:
-        """Whether it, sandlock's copy and an image take half the memory at most."""
+    def fits(self, times: int) -> bool:
+        """Whether there is room for it so many times, and for others besides."""
         content = Path("/proc/meminfo").read_text()
         available = int(content.partition("MemAvailable:")[2].split()[0]) << 10
-        return 3 * self.mapped_bytes <= available // 2
+        return times * self.mapped_bytes <= available * 3 // 4
 
     def command(self, status: Path, *, spin: bool) -> list[str]:
         """Return the command line of a process that has it."""
