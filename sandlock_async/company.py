@@ -30,7 +30,8 @@ def make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
     :raises OSError: ``ENOMEM``
     """
     arena = Arena(sight.room, _ready(sight))
-    direct = DirectSource(Copier(sight.target.pid, deadline), arena, workers)
+    copier = Copier(sight.target.pid, deadline, shares_pages=sight.survey.shares_pages)
+    direct = DirectSource(copier, arena, workers)
     return Subject(sight.target, sight.survey, direct, sight.choice, deadline)
 
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from sandlock_async.arch.x86_64 import NO_CALL, Call, Register
 from sandlock_async.injection.questions import SNAPSHOT_NAME
-from sandlock_async.kernel import files, process_vm, ptrace, wait
+from sandlock_async.kernel import files, ptrace, wait
 from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.procfs.status import parse_status
 
@@ -32,13 +32,15 @@ class Snapshot:
 
     :ivar of_pid: the pid of its process
     :ivar inner_pid: its own in the pid namespace of that
+    :ivar changed: address and content of what we have changed of its memory. It is not
+        put back: should we be killed, the snapshot needs its frames to end by itself
     """
 
     @classmethod
     def of(cls, pid: int, inner_pid: int, changed: tuple[int, bytes]) -> Self:
         """Return a new snapshot of process *pid*.
 
-        :param changed: what to put back in its memory, and where
+        :param changed: what its memory held, and where, before it was changed
         :raises OSError: ``ESRCH`` if it is gone
         """
         return cls(_find_snapshot(pid, inner_pid), pid, inner_pid, changed)
@@ -49,7 +51,7 @@ class Snapshot:
         self.pid = pid
         self.of_pid = of_pid
         self.inner_pid = inner_pid
-        self._changed = changed
+        self.changed = changed
         self._is_held = False
 
     def hold(self, check_aborted: Callable[[], None]) -> None:
@@ -65,8 +67,6 @@ class Snapshot:
             self._check_alive()
             time.sleep(_POLL_S)
         self._stop(check_aborted)
-        address, content = self._changed
-        process_vm.write(self.pid, address, content)
         try:
             with open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
                 file.write(_FIRST_TO_DIE)

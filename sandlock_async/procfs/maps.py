@@ -69,6 +69,10 @@ def parse_maps(content: bytes) -> list[Mapping]:
     return mappings
 
 
+_SHARED_DIRTY = b"\nShared_Dirty:"
+_NOTHING_SHARED = b"\nShared_Dirty:          0 kB"
+
+
 def split_smaps(content: bytes) -> tuple[bytes, list[frozenset[str]]]:
     """Return what ``/proc/PID/maps`` would say, and the ``VmFlags`` of each line.
 
@@ -94,6 +98,19 @@ def parse_smaps(content: bytes) -> dict[Mapping, frozenset[str]]:
     """
     maps, flags = split_smaps(content)
     return dict(zip(parse_maps(maps), flags, strict=True))
+
+
+def shared_dirty_bytes(content: bytes) -> int:
+    """Return how much changed memory others have mapped too: since a fork(2), mostly.
+
+    :param content: a whole ``/proc/PID/smaps``
+    """
+    if content.count(_SHARED_DIRTY) == content.count(_NOTHING_SHARED):
+        return 0
+    return (
+        sum(int(line.split(None, 1)[0]) for line in content.split(_SHARED_DIRTY)[1:])
+        * 1024
+    )
 
 
 def _areas(content: bytes) -> Iterator[tuple[bytes, frozenset[str]]]:

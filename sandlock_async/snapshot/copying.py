@@ -12,16 +12,30 @@ from sandlock_async.kernel import files, process_vm
 GIL_HELD_BYTES = 1 << 20
 """A call of this size is over before anybody misses the GIL (about 0.1 ms)."""
 
+_BRIEF_BYTES = 64 << 10
+"""So little is read before the GIL could have been given up and had back."""
+
 _CALL_BYTES = 128 << 20
 """A larger one lets it go; between two calls it is seen whether to give up."""
 
 
 class Copier:
-    """Reads the memory of one process, frozen or not."""
+    """Reads the memory of one process, frozen or not.
 
-    def __init__(self, pid: int, deadline: Deadline) -> None:
+    process_vm_readv(2) pins the pages. To pin one that the process shares with its parent
+    or child since a fork(2), the kernel copies it first (gup_must_unshare(), mm/gup.c):
+    that takes as much memory again, and more than twice the time. ``/proc/PID/mem`` does
+    not, but is half as fast otherwise.
+
+    :param shares_pages: whether much of it is shared in that way
+    """
+
+    def __init__(
+        self, pid: int, deadline: Deadline, *, shares_pages: bool = False
+    ) -> None:
         self._pid = pid
         self._deadline = deadline
+        self._shares_pages = shares_pages
 
     def copy(
         self, ranges: list[int], address: int, *, hold_gil: bool
@@ -31,6 +45,8 @@ class Copier:
         :return: the ranges that could not be read; our memory there is as it was
         :raises ProcessGoneError: if the process ends
         """
+        if self._shares_pages:
+            return self.copy_forced(ranges, address, hold_gil=hold_gil)
         unreadable: list[tuple[int, int]] = []
         for batch, size in _batches(
             ranges, GIL_HELD_BYTES if hold_gil else _CALL_BYTES
@@ -40,7 +56,9 @@ class Copier:
             address += size
         return unreadable
 
-    def copy_forced(self, ranges: list[int], address: int) -> list[tuple[int, int]]:
+    def copy_forced(
+        self, ranges: list[int], address: int, *, hold_gil: bool = True
+    ) -> list[tuple[int, int]]:
         """Copy flat *ranges*, packed, to *address*, whatever their permissions.
 
         :return: the ranges that could not be read
@@ -49,7 +67,9 @@ class Copier:
         fd = files.open_fd(f"/proc/{self._pid}/mem")
         try:
             for start, end in zip(ranges[0::2], ranges[1::2], strict=True):
-                self._copy_forced(fd, start, end, address, unreadable)
+                self._copy_forced(
+                    fd, start, end, address, unreadable, hold_gil=hold_gil
+                )
                 address += end - start
         finally:
             files.close_fd(fd)
@@ -95,12 +115,15 @@ class Copier:
         end: int,
         address: int,
         unreadable: list[tuple[int, int]],
+        *,
+        hold_gil: bool,
     ) -> None:
         while start < end:
             self._check_time()
             size = min(end - start, GIL_HELD_BYTES)
+            hold = hold_gil or size <= _BRIEF_BYTES
             try:
-                count = files.pread(fd, address, size, start, hold_gil=True)
+                count = files.pread(fd, address, size, start, hold_gil=hold)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise

@@ -17,7 +17,7 @@ from sandlock_async.kernel.memory import address_of
 from sandlock_async.model import MemorySegment, Skipped
 from sandlock_async.plan import Plan, SegmentPlan, plan_segments
 from sandlock_async.procfs.maps import parse_smaps
-from sandlock_async.selection import Selection, Via, VmFlags, Wanted
+from sandlock_async.selection import Selection, VmFlags, Wanted
 from sandlock_async.snapshot.copying import Copier
 from sandlock_async.snapshot.direct import DirectSource
 from sandlock_async.snapshot.mapped_files import Identities, MappedFiles
@@ -131,9 +131,8 @@ class ForkedSource(Source):
 
     def _pieces(self, segment: SegmentPlan) -> list[Piece]:
         flat = segment.populated
-        memory = self._memory.forced if segment.via is Via.FORCED else self._memory
         return [
-            Piece(low - segment.start, high - segment.start, memory, low)
+            Piece(low - segment.start, high - segment.start, self._memory, low)
             for low, high in zip(flat[0::2], flat[1::2], strict=True)
         ]
 
@@ -151,31 +150,25 @@ class ForkedSource(Source):
 
 
 class _SnapshotBacking(Backing):
-    """The memory of another process, by address."""
+    """The memory of a snapshot, by address; as it would be if we had not touched it."""
 
-    def __init__(self, snapshot: Snapshot, *, forced: bool = False) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._copier = Copier(snapshot.pid, Deadline(math.inf))
-        self._is_forced = forced
+        self._copier = Copier(snapshot.pid, Deadline(math.inf), shares_pages=True)
         self._unreadable: list[tuple[int, int]] = []
         self._lock = threading.Lock()
-        self.forced: _SnapshotBacking = (
-            self if forced else _SnapshotBacking(snapshot, forced=True)
-        )
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         self.gather([(offset, offset + len(buffer))], buffer)
 
     def gather(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
         flat = [edge for both in ranges for edge in both]
-        address = address_of(buffer)
         try:
-            if self._is_forced:
-                bad = self._copier.copy_forced(flat, address)
-            else:
-                bad = self._copier.copy(flat, address, hold_gil=False)
+            bad = self._copier.copy(flat, address_of(buffer), hold_gil=False)
         except ProcessGoneError as error:
             raise lost_copy_error(self._snapshot.of_pid) from error
+        start, content = self._snapshot.changed
+        _put_back(buffer, ranges, start, content)
         if bad:
             _clear(buffer, ranges, bad)
             with self._lock:
@@ -183,8 +176,23 @@ class _SnapshotBacking(Backing):
 
     def unreadable(self) -> list[tuple[int, int]]:
         """Return what could not be read so far."""
-        mine = sorted(set(self._unreadable))
-        return mine if self._is_forced else sorted([*mine, *self.forced.unreadable()])
+        return sorted(set(self._unreadable))
+
+
+def _put_back(
+    buffer: memoryview, ranges: Sequence[tuple[int, int]], low: int, content: bytes
+) -> None:
+    """Write *content*, which belongs at address *low*, where it lies in *buffer*."""
+    high = low + len(content)
+    if not ranges or ranges[-1][1] <= low or high <= ranges[0][0]:
+        return
+    position = 0
+    for start, stop in ranges:
+        first, last = max(start, low), min(stop, high)
+        if first < last:
+            at = position + first - start
+            buffer[at : at + last - first] = content[first - low : last - low]
+        position += stop - start
 
 
 def _clear(

@@ -16,6 +16,7 @@ from sandlock_async.procfs.maps import (
     Mapping,
     parse_maps,
     parse_vm_flags,
+    shared_dirty_bytes,
     split_smaps,
 )
 from sandlock_async.selection import Selection, is_copied_by_fork, select
@@ -29,6 +30,7 @@ from sandlock_async.target import Target, read_stat
 _PHASE = "prepare"
 
 _TRIES = 100
+_MUCH_BYTES = 1 << 20
 _DENIALS = 20
 """Times that we may be denied before it is meant."""
 
@@ -49,6 +51,8 @@ class Survey:
     :ivar exclude_dontdump: whether MADV_DONTDUMP memory is left out
     :ivar means: what a clone of it can be made with
     :ivar planner: what would be copied now
+    :ivar shares_pages: whether much of its memory is its parent's or a child's as well,
+        since a fork(2)
     :ivar missing_faults: whether a fault in some mapping would go to a userfaultfd
         handler
     """
@@ -66,6 +70,7 @@ class Survey:
     means: Means
     planner: Planner
     missing_faults: bool
+    shares_pages: bool
 
 
 def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
@@ -104,7 +109,8 @@ def survey(target: Target, *, exclude_dontdump: bool = False) -> Survey:
 def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
     pid = target.pid
     # Both files at one time: what is in the one is in the other, too.
-    maps, flags = split_smaps(_read_smaps(pid))
+    smaps = _read_smaps(pid)
+    maps, flags = split_smaps(smaps)
     mappings = parse_maps(maps)
     vm_flags = {
         mapping.map.start: these for mapping, these in zip(mappings, flags, strict=True)
@@ -138,6 +144,7 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         ),
         planner=planner,
         missing_faults=any("um" in flags for flags in vm_flags.values()),
+        shares_pages=shared_dirty_bytes(smaps) >= _MUCH_BYTES,
     )
 
 

@@ -264,7 +264,7 @@ def _take_snapshot(
 ) -> None:
     """Hold the copy that was made, and read what it lacks; if there is none, all.
 
-    :param changed: bytes that are to be put back in the copy
+    :param changed: address and content of what the copy has otherwise
     """
     pid, direct = subject.target.pid, subject.direct
     if isinstance(asked, Unasked):
