@@ -54,7 +54,7 @@ class Memory:
         """Whether there is room for it so many times, and for others besides."""
         content = Path("/proc/meminfo").read_text()
         available = int(content.partition("MemAvailable:")[2].split()[0]) << 10
-        return times * self.mapped_bytes <= available * 3 // 4
+        return times * self.mapped_bytes <= available * 17 // 20
 
     def command(self, status: Path, *, spin: bool) -> list[str]:
         """Return the command line of a process that has it."""
