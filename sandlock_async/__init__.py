@@ -34,6 +34,7 @@ from sandlock_async.image.policy import Policy as Policy
 from sandlock_async.image.policy import decode_policy as decode_policy
 from sandlock_async.image.policy import default_policy as default_policy
 from sandlock_async.image.policy import encode_policy as encode_policy
+from sandlock_async.image.verifier import Finding as Finding
 from sandlock_async.many import capture_many as capture_many
 from sandlock_async.model import FdInfo as FdInfo
 from sandlock_async.model import MemoryMap as MemoryMap
@@ -43,5 +44,7 @@ from sandlock_async.model import SegmentData as SegmentData
 from sandlock_async.model import Skipped as Skipped
 from sandlock_async.model import ThreadState as ThreadState
 from sandlock_async.report import CaptureReport as CaptureReport
+from sandlock_async.verify import Verification as Verification
+from sandlock_async.verify import verify as verify
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ from sandlock_async.image.files import Format
 from sandlock_async.image.policy import Policy, encode_policy
 from sandlock_async.strategy import Strategy
 
+_MAX_ID = 200
 _BYTES = (bytes, bytearray, memoryview)
 _CONTENT = {"policy": (*_BYTES, Policy), "app_state": _BYTES}
 
@@ -98,10 +99,17 @@ def _check_available(options: Options) -> None:
     if options.strategy not in tuple(Strategy):
         known = ", ".join(map(repr, map(str, Strategy)))
         raise ValueError(f"unknown strategy {options.strategy!r}: one of {known}")
-    wanted = {
-        "operation_id=": options.operation_id is not None,
-        "recipients=": bool(options.recipients),
-    }
-    for option, given in wanted.items():
-        if given:
-            raise ValueError(f"{option} is not available in this release")
+    _check_operation_id(options.operation_id)
+    if options.recipients:
+        raise ValueError("recipients= is not available in this release")
+
+
+def _check_operation_id(id: object) -> None:
+    if id is None:
+        return
+    if not isinstance(id, str):
+        raise TypeError(f"operation_id must be a string, not {id!r}")
+    if not 0 < len(id) <= _MAX_ID or not id.isprintable():
+        raise ValueError(
+            f"operation_id must be 1 to {_MAX_ID} printable characters, not {id!r}"
+        )

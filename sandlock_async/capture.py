@@ -15,10 +15,12 @@ from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
 from sandlock_async.delivery import (
     Tell,
     delivering,
+    find_done,
     find_policy,
     picture_of,
     tell_nobody,
 )
+from sandlock_async.errors import CheckpointExistsError
 from sandlock_async.events import Committed, Event
 from sandlock_async.image import find_format
 from sandlock_async.image.policy import Policy
@@ -159,6 +161,8 @@ async def capture_to(
         ``children/PID`` in the directory, each a checkpoint of its own
     :param exclude_dontdump: leave out what the program wants in no core dump
         (MADV_DONTDUMP); the report lists it as skipped
+    :param operation_id: a name for this very capture: if the checkpoint that is there is
+        from a capture of that name nothing is done, and its report is returned again
     :param timeout: seconds for attach and freeze; the writing afterwards is free
     :param memory_limit: bytes of memory that all captures of this process may hold at
         once; a target with more is written to the disk while it is frozen
@@ -201,7 +205,21 @@ async def capture_to(
 async def carry_out(
     order: Order, workers: Workers, tell: Tell = tell_nobody
 ) -> CaptureReport:
-    """Make the checkpoint that is wanted of one process."""
+    """Make the checkpoint that is wanted of one process, unless it is there already."""
+    done = await workers.run(find_done, order)
+    if done is not None:
+        return done
+    try:
+        return await _carry_out(order, workers, tell)
+    except CheckpointExistsError:
+        # The same may have been asked for twice at the same time.
+        done = await workers.run(find_done, order)
+        if done is None:
+            raise
+        return done
+
+
+async def _carry_out(order: Order, workers: Workers, tell: Tell) -> CaptureReport:
     options = order.options
     async with (
         delivering(order, workers, tell) as delivery,

@@ -12,6 +12,7 @@ from sandlock_async.arguments import check_content
 from sandlock_async.errors import ConversionWarning
 from sandlock_async.image import find_format
 from sandlock_async.image.reader import read_image
+from sandlock_async.image.verifier import verify_directory
 from sandlock_async.image.writer import lay_out
 from sandlock_async.model import Picture
 from sandlock_async.store.draft import drafted
@@ -83,21 +84,26 @@ class Checkpoint(Picture):
 
         Names, sizes and structure are checked; memory is read when it is asked for.
 
-        :param verify: not available in this release
+        :param verify: compare every file with its checksum, too, if the image has a
+            manifest; all that is wrong is told by :func:`sandlock_async.verify`
         :param identities: not available in this release
         :raises CheckpointNotFoundError: if there is no such directory
         :raises ImageCorruptError: naming the file that is missing or malformed
         :raises ImageVersionError: if it is of a version unknown here
         :raises ImageError: if it cannot be read, for want of rights for instance
         """
-        if verify:
-            raise ValueError("verify=True is not available in this release")
         if identities:
             raise ValueError("identities= is not available in this release")
         async with Workers() as workers:
             read = await workers.acquire(
                 lambda read: read.directory.close(), read_image, absolute(path)
             )
+            if verify:
+                try:
+                    await workers.run(verify_directory, read.directory)
+                except BaseException:
+                    await workers.run(read.directory.close)
+                    raise
         return cls.of(read.picture, read.directory.close, read.format.name)
 
     @classmethod

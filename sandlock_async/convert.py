@@ -9,6 +9,7 @@ from sandlock_async.image import find_format, layout
 from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.files import Format, ImageFiles
 from sandlock_async.image.reader import Read, read_family
+from sandlock_async.image.verifier import verify_directory
 from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import MemorySegment
 from sandlock_async.store.draft import drafted
@@ -57,6 +58,7 @@ async def convert(
         await workers.run(_check_apart, absolute(source), place)
         family = await workers.acquire(_close, read_family, absolute(source))
         try:
+            await workers.run(_check_metadata, family)
             laid_out = await workers.run(_lay_out, family, target)
             async with drafted(
                 place, workers, replace=replace, durable=durable
@@ -85,6 +87,11 @@ def _check_apart(source: Path, destination: Path) -> None:
                 path=destination,
                 help="choose a directory beside it",
             )
+
+
+def _check_metadata(family: list[Read]) -> None:
+    """Return if what is not memory is what has been written; memory is when copied."""
+    verify_directory(family[0].directory, lambda name: not layout.is_memory_file(name))
 
 
 def _close(family: list[Read]) -> None:

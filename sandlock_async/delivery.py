@@ -10,9 +10,13 @@ from dataclasses import replace as replace_fields
 
 from sandlock_async.arguments import Order
 from sandlock_async.events import Event, Frozen, Progress, Thawed
+from sandlock_async.image import layout
+from sandlock_async.image.files import with_small_file
 from sandlock_async.image.layout import child_name
+from sandlock_async.image.operation import Operation, encode_operation
 from sandlock_async.image.policy import Policy
 from sandlock_async.image.policy.carry import Carried, given_policy
+from sandlock_async.image.reader import find_operation
 from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import Picture, ProcessState
 from sandlock_async.plan import Plan
@@ -67,6 +71,7 @@ class Delivery:
         self._began = self._prepared = progress.began
         self._names: dict[int, list[str]] = {}
         self._naming = asyncio.Lock()
+        self._told: CaptureReport | None = None
 
     async def expect(self, size: int) -> None:
         """Return if there is room for so many bytes of memory.
@@ -117,19 +122,35 @@ class Delivery:
         if any(this.source.unreadable for this in scene.snapshots):
             # What cannot be read of a copy has only been found out now.
             image, lost = await self._workers.run(self._lay_out, scene)
-        written = await self.draft.commit(image.files)
         memory = await self._workers.run(lambda: image.files.memory_bytes)
-        return Delivered(
-            image=image, lost=lost, memory_bytes=memory, written_bytes=written
+        delivered = Delivered(
+            image=image,
+            lost=lost,
+            memory_bytes=memory,
+            written_bytes=self.draft.written_bytes,
         )
+        operation_id = self._order.options.operation_id
+        if operation_id is not None:
+            self._told = self.report(scene, delivered, {})
+            content = encode_operation(Operation(id=operation_id, report=self._told))
+            files = with_small_file(image.files, layout.OPERATION, content)
+            await self.draft.commit(files)
+            return delivered
+        written = await self.draft.commit(image.files)
+        return replace_fields(delivered, written_bytes=written)
 
     def report(
         self, scene: Scene, delivered: Delivered, left: dict[int, str]
     ) -> CaptureReport:
-        """Return what came of it.
+        """Return what came of it; of a capture that has an id, what its image says.
 
         :param left: what could not be tidied up, by pid
         """
+        untidy = [
+            left[this.target.pid] for this in scene.snapshots if this.target.pid in left
+        ]
+        if self._told is not None:
+            return replace_fields(self._told, warnings=(*self._told.warnings, *untidy))
         now = time.monotonic()
         first, image = scene.snapshots[0], delivered.image
         return CaptureReport(
@@ -157,11 +178,7 @@ class Delivery:
                 *image.warnings,
                 *scene.warnings(),
                 *delivered.lost,
-                *(
-                    left[this.target.pid]
-                    for this in scene.snapshots
-                    if this.target.pid in left
-                ),
+                *untidy,
             ),
             children=tuple(child.target.pid for child in scene.snapshots[1:]),
         )
@@ -203,6 +220,18 @@ async def delivering(
         on_bytes=progress.advance,
     ) as draft:
         yield Delivery(order, policy, draft, workers, progress)
+
+
+def find_done(order: Order) -> CaptureReport | None:
+    """Return the report of the very capture that is wanted, if it has been made.
+
+    :raises ImageError: if what is at its place cannot be read
+    """
+    wanted = order.options.operation_id
+    operation = None if wanted is None else find_operation(order.destination)
+    if operation is None or operation.id != wanted:
+        return None
+    return operation.report
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from sandlock_async.cli.inspect import inspect
 from sandlock_async.cli.interrupts import Interrupted, run_interruptible
 from sandlock_async.cli.job import Job, examples
 from sandlock_async.cli.list import list_
+from sandlock_async.cli.verify import verify
 from sandlock_async.errors import SandlockAsyncError
 
 PROGRAM = "sandlock-async"
@@ -31,6 +32,7 @@ INTERRUPTED = 130
         "sandlock-async capture 4242 ckpt/web",
         "sandlock-async inspect ckpt/web",
         "sandlock-async list ckpt",
+        "sandlock-async verify ckpt/web",
     ),
 )
 @click.rich_config(help_config=output.help_style())
@@ -45,14 +47,14 @@ def app(context: click.Context) -> None:
     real sandbox.
 
     Text for people goes to stderr; with --json a command prints one JSON object on
-    stdout. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C),
-    143 terminated.
+    stdout. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done, and found something
+    wrong (verify), 130 interrupted (Ctrl-C), 143 terminated.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-for _command in (demo, capture, inspect, list_, convert):
+for _command in (demo, capture, inspect, list_, convert, verify):
     app.add_command(_command)
 
 

@@ -93,6 +93,11 @@ def _seconds(value: str | float) -> float:
     is_flag=True,
     help="Leave out what the program wants in no core dump (MADV_DONTDUMP).",
 )
+@click.option(
+    "--operation-id",
+    metavar="ID",
+    help="A name for this very capture: done once, however often it is asked for.",
+)
 @click.option("--replace", is_flag=True, help="Replace a checkpoint that is there.")
 @click.option(
     "--no-durable", is_flag=True, help="Do not wait for the disk (no fsync): faster."
@@ -121,6 +126,7 @@ def capture(
     memory_limit: int,
     tree: bool,
     exclude_dontdump: bool,
+    operation_id: str | None,
     replace: bool,
     no_durable: bool,
     policy: bytes | None,
@@ -145,6 +151,7 @@ def capture(
         memory_limit=memory_limit,
         tree=tree,
         exclude_dontdump=exclude_dontdump,
+        operation_id=operation_id,
         replace=replace,
         durable=not no_durable,
     )

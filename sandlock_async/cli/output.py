@@ -20,6 +20,9 @@ from rich.text import Text
 
 from sandlock_async.model.picture import unicode
 
+FOUND_SOMETHING = 3
+"""Exit code of a command that has done its work, and found something wrong."""
+
 _WIDE = 1000
 """Columns where there is no terminal: nothing is wrapped or cut."""
 

@@ -10,7 +10,7 @@ import stat
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from sandlock_async.errors import (
     ImageError,
 )
 from sandlock_async.image import layout
+from sandlock_async.image.manifest import Entry, decode_manifest
+from sandlock_async.image.strict_json import Malformed
+from sandlock_async.image.sums import sum_of_file
 from sandlock_async.model import SegmentData
 
 MAX_METADATA_BYTES = 64 << 20
@@ -87,6 +90,7 @@ class ImageDirectory:
         self._fd = fd
         self._segments: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
+        self._manifest: dict[str, Entry] | None = None
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
 
     def close(self) -> None:
@@ -181,6 +185,64 @@ class ImageDirectory:
         finally:
             os.close(fd)
 
+    def manifest(self) -> dict[str, Entry] | None:
+        """Return size and sum of every file, by name; None if nobody has taken them.
+
+        :raises ImageCorruptError: if the manifest is damaged
+        """
+        if self._manifest is None:
+            content = self.read_optional(layout.MANIFEST)
+            if content is None:
+                return None
+            try:
+                self._manifest = decode_manifest(content)
+            except Malformed as error:
+                raise self.corrupt(layout.MANIFEST, str(error)) from error
+        return self._manifest
+
+    def walk(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield name and status of everything but the folders that an image has.
+
+        What is in other folders is not looked at.
+
+        :raises ImageError: if a folder cannot be read
+        """
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            fd = os.dup(self._fd) if not folder else self._open_folder(folder)
+            if fd is None:
+                continue  # removed meanwhile
+            try:
+                with os.scandir(fd) as entries:
+                    names = sorted(entry.name for entry in entries)
+                found = [(name, _status(name, fd)) for name in names]
+            except OSError as error:
+                raise image_error(error, self.path / folder) from error
+            finally:
+                os.close(fd)
+            for last, status in found:
+                if status is None:
+                    continue
+                name = f"{folder}/{last}" if folder else last
+                if stat.S_ISDIR(status.st_mode) and layout.is_folder(name):
+                    folders.append(name)
+                else:
+                    yield name, status
+
+    def sum(self, name: str, size: int) -> bytes:
+        """Return the sum of a file, without reading its holes.
+
+        :raises ImageCorruptError: if it is missing, or not of that *size*
+        :raises ImageError: if it cannot be read
+        """
+        data = self.segment(name, size)
+        try:
+            with data.opened() as fd:
+                return sum_of_file(fd, size, data.ranges())
+        except OSError as error:
+            raise image_error(error, self.path / name) from error
+
     def segment(self, name: str, size: int) -> "FileSegment":
         """Return the bytes of a memory file, to be read at first access.
 
@@ -260,6 +322,13 @@ class ImageDirectory:
         return fd
 
 
+def _status(name: str, fd: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def _close_all(fd: int, segments: "OrderedDict[str, int]") -> None:
     for segment in segments.values():
         os.close(segment)
@@ -292,6 +361,18 @@ class FileSegment(SegmentData):
     def opened(self) -> AbstractContextManager[int]:
         """Lend an open descriptor of the file."""
         return self._directory.lent_fd(self._name)
+
+    def corrupt(self, reason: str) -> ImageCorruptError:
+        """Return the error for its file."""
+        return self._directory.corrupt(self._name, reason)
+
+    def known_sum(self) -> bytes | None:
+        """Return what the image's manifest says the file sums up to, if it does.
+
+        :raises ImageCorruptError: if the manifest is damaged
+        """
+        entry = (self._directory.manifest() or {}).get(self._name)
+        return None if entry is None else entry.blake3
 
     def ranges(self) -> Sequence[tuple[int, int]]:
         with self.opened() as fd:

@@ -1,7 +1,7 @@
 """What a format turns a picture into, and how it is named."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sandlock_async.image import layout
@@ -24,6 +24,11 @@ class ImageFiles:
     def memory_bytes(self) -> int:
         """Length of all memory files together, holes included."""
         return sum(len(segment.data) for _, segment in self.segments)
+
+
+def with_small_file(files: ImageFiles, name: str, content: bytes) -> ImageFiles:
+    """Return the same files and one more."""
+    return replace(files, small={name: content, **files.small})
 
 
 class Encode(Protocol):

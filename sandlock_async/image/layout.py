@@ -1,5 +1,7 @@
 """Every file name and version number of an image, once."""
 
+from collections.abc import Iterable
+
 META = "meta.json"
 """Name and version; written last: a directory without it is no checkpoint."""
 
@@ -16,6 +18,11 @@ MEMORY = "process/memory"
 EXTENDED = "extended"
 EXTENDED_PROCESS = "extended/process.json"
 EXTENDED_MEMORY = "extended/memory"
+OPERATION = "extended/operation.json"
+"""Which capture it is from, if its caller has named it."""
+
+MANIFEST = "extended/manifest.json"
+"""Size and checksum of every other file of the image."""
 
 DIRECTORIES: tuple[str, ...] = (
     "process",
@@ -52,6 +59,26 @@ def child_folders(pid: int) -> tuple[str, ...]:
     """Return the folders of the descendant *pid*, parents first."""
     inner = tuple(child_name(pid, folder) for folder in DIRECTORIES)
     return (CHILDREN, child_name(pid, ""), *inner)
+
+
+def is_folder(name: str) -> bool:
+    """Whether an image has a folder of that name."""
+    first, _, rest = name.partition("/")
+    if first != CHILDREN:
+        return name in DIRECTORIES
+    pid, _, inner = rest.partition("/")
+    return not rest or (pid.isdigit() and (not inner or inner in DIRECTORIES))
+
+
+def is_memory_file(name: str) -> bool:
+    """Whether the file *name* of an image, or of a descendant in it, holds memory."""
+    return name.rpartition("/")[0].endswith((MEMORY, EXTENDED_MEMORY))
+
+
+def folders_of_children(names: Iterable[str]) -> list[str]:
+    """Return the folders of the descendants whose files have these *names*."""
+    pids = {name.split("/")[1] for name in names if name.startswith(CHILDREN + "/")}
+    return [f"{CHILDREN}/{pid}/" for pid in sorted(pids)]
 
 
 V1, V2, V3 = None, 2, 3

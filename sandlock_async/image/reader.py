@@ -3,10 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandlock_async.errors import ImageCorruptError, ImageError, ImageVersionError
+from sandlock_async.errors import (
+    CheckpointNotFoundError,
+    ImageCorruptError,
+    ImageError,
+    ImageVersionError,
+)
 from sandlock_async.image import FORMATS, layout
 from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.files import Format
+from sandlock_async.image.operation import Operation, decode_operation
 from sandlock_async.image.strict_json import Fields, Malformed, loads
 from sandlock_async.model import Picture
 
@@ -113,3 +119,21 @@ def read_family(path: Path) -> list[Read]:
             read.directory.close()
         raise
     return family
+
+
+def find_operation(path: Path) -> Operation | None:
+    """Return the capture that the checkpoint at *path* is from, if that has a name.
+
+    :raises ImageError: if that cannot be read
+    """
+    try:
+        directory = ImageDirectory(path)
+    except CheckpointNotFoundError:
+        return None
+    try:
+        content = directory.read_optional(layout.OPERATION)
+        return None if content is None else decode_operation(content, path)
+    except Malformed as error:
+        raise directory.corrupt(layout.OPERATION, str(error)) from error
+    finally:
+        directory.close()

@@ -62,6 +62,27 @@ class Fields:
             return None
         return self.text(key)
 
+    def number(self, key: str) -> float:
+        """Return a number."""
+        value = self._get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Malformed(f"{self._where}.{key} is not a number")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of strings."""
+        found = self._list(key)
+        if not all(isinstance(value, str) for value in found):
+            raise Malformed(f"{self._where}.{key} is not a list of strings")
+        return tuple(cast("list[str]", found))
+
+    def integers(self, key: str, within: range) -> tuple[int, ...]:
+        """Return a list of integers of that range."""
+        found = self._list(key)
+        if not all(type(value) is int and value in within for value in found):
+            raise Malformed(f"{self._where}.{key} is not a list of integers")
+        return tuple(cast("list[int]", found))
+
     def value(self, key: str) -> object:
         """Return whatever is there, None if nothing is."""
         return self._fields.get(key)
@@ -69,6 +90,12 @@ class Fields:
     def items(self, key: str, parse: "Callable[[Fields], T]") -> tuple[T, ...]:
         """Return a list of objects, each parsed."""
         return parse_items(self._get(key), f"{self._where}.{key}", parse)
+
+    def _list(self, key: str) -> list[object]:
+        value = self._get(key)
+        if not isinstance(value, list):
+            raise Malformed(f"{self._where}.{key} is not a list")
+        return cast("list[object]", value)
 
     def _get(self, key: str) -> object:
         if key not in self._fields:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image import layout
+from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.files import ImageFiles
+from sandlock_async.image.holes import Run
+from sandlock_async.image.manifest import Entry, entry_of, manifest_of
+from sandlock_async.model import MemorySegment
 from sandlock_async.store.buffers import Buffers
-from sandlock_async.store.holes import Run
 from sandlock_async.store.links import share_segments
 from sandlock_async.store.refusals import store_error
 from sandlock_async.store.stage import Stage
@@ -38,6 +41,7 @@ class Draft:
                     files, self.stage.path, durable=self.stage.durable
                 )
             )
+            self.stream.entries.update(shared.entries)
         return shared.linked_bytes, shared.files
 
     async def write_memory(
@@ -60,19 +64,36 @@ class Draft:
         :return: bytes written to the disk
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if it cannot be written
+        :raises ImageCorruptError: if memory is from another image that is damaged
         """
         stage = self.stage
         small = dict(files.small)
         meta = small.pop(layout.META)
+        entries = self.stream.entries
+
+        def write(name: str, content: bytes) -> None:
+            stage.write(name, content)
+            entries[name] = entry_of(name, content)
 
         def write_metadata() -> None:
+            for name, segment in files.segments:
+                _check_unchanged(entries[name], segment)
             for name, content in small.items():
-                stage.write(name, content)
+                write(name, content)
+            entries[layout.META] = entry_of(layout.META, meta)
+            for folder in layout.folders_of_children(entries):
+                write(folder + layout.MANIFEST, manifest_of(entries, folder))
+            stage.write(layout.MANIFEST, manifest_of(entries))
 
         async with self._translated(lambda: files.memory_bytes):
             await self._workers.run(write_metadata)
             await self._workers.run(stage.commit, meta)
-        return stage.written_bytes + self.stream.written_bytes
+        return self.written_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written to the disk so far."""
+        return self.stage.written_bytes + self.stream.written_bytes
 
     async def add_child(self, pid: int) -> None:
         """Make the folders of a descendant; doing so twice does nothing.
@@ -102,6 +123,17 @@ class Draft:
             raise await self._workers.run(
                 store_error, error, self.stage.destination, size
             ) from error
+
+
+def _check_unchanged(written: Entry, segment: MemorySegment) -> None:
+    """Return if the bytes are those that another image is said to hold.
+
+    :raises ImageCorruptError: if that one is damaged
+    """
+    if isinstance(segment.data, FileSegment):
+        known = segment.data.known_sum()
+        if known is not None and known != written.blake3:
+            raise segment.data.corrupt("damaged: its checksum is another one")
 
 
 @asynccontextmanager

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.files import ImageFiles
+from sandlock_async.image.manifest import Entry
+from sandlock_async.image.sums import sum_of_file
 from sandlock_async.model import MemorySegment
 
 FICLONE = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
@@ -34,9 +36,11 @@ class Shared:
 
     :ivar files: without the memory files that are there already
     :ivar linked_bytes: length of those
+    :ivar entries: size and sum of those, by name
     """
 
     files: ImageFiles
+    entries: dict[str, Entry]
     linked_bytes: int
 
 
@@ -47,6 +51,7 @@ def share_segments(files: ImageFiles, stage: Path, *, durable: bool) -> Shared:
     """
     left: list[tuple[str, MemorySegment]] = []
     linked_bytes = 0
+    entries: dict[str, Entry] = {}
     for name, segment in files.segments:
         data = segment.data
         if isinstance(data, FileSegment):
@@ -55,9 +60,19 @@ def share_segments(files: ImageFiles, stage: Path, *, durable: bool) -> Shared:
                     if durable:
                         os.fsync(fd)
                     linked_bytes += len(data)
+                    entries[name] = Entry(
+                        name=name,
+                        size=len(data),
+                        blake3=data.known_sum()
+                        or sum_of_file(fd, len(data), data.ranges()),
+                    )
                     continue
         left.append((name, segment))
-    return Shared(files=replace(files, segments=tuple(left)), linked_bytes=linked_bytes)
+    return Shared(
+        files=replace(files, segments=tuple(left)),
+        linked_bytes=linked_bytes,
+        entries=entries,
+    )
 
 
 def _share(fd: int, path: Path) -> bool:

@@ -5,7 +5,7 @@ import mmap
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandlock_async.store.holes import without_zeros
+from sandlock_async.image.holes import without_zeros
 
 PAGE = mmap.PAGESIZE
 

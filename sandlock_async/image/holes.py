@@ -1,11 +1,13 @@
 """Pages that are nothing but zeros need not be written: a hole reads the same."""
 
-import mmap
 from collections.abc import Iterator, Sequence
 
-_ZEROS = bytes(mmap.PAGESIZE)
+PAGE_BYTES = 4096
+"""The same on every machine, however large its own pages are."""
+
+_ZEROS = bytes(PAGE_BYTES)
 _FEW_PAGES = 16
-_PROBES = (0, 8, 24, 64, 512, 2048, mmap.PAGESIZE - 8)
+_PROBES = (0, 8, 24, 64, 512, 2048, PAGE_BYTES - 8)
 """Bytes of a page that are looked at first: hardly any page has zeros at all of them."""
 
 Run = tuple[int, memoryview]
@@ -16,7 +18,7 @@ def without_zeros(offset: int, view: memoryview) -> Iterator[Run]:
 
     Whole pages are left out; what follows the last whole one is kept.
     """
-    page = mmap.PAGESIZE
+    page = PAGE_BYTES
     pages = len(view) // page
     start = 0
     for index in _suspects(view, pages):
@@ -34,7 +36,7 @@ def _suspects(view: memoryview, pages: int) -> Sequence[int]:
     """Return the pages that may be zero, by number."""
     if pages <= _FEW_PAGES:
         return range(pages)
-    page = mmap.PAGESIZE
+    page = PAGE_BYTES
     whole = view[: pages * page]
     # All pages at once, as one long number: a byte of it for each.
     marks = 0
