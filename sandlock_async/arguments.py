@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandlock_async.image import find_format
+from sandlock_async.image.age import Recipients
 from sandlock_async.image.files import Format
 from sandlock_async.image.policy import Policy, encode_policy
 from sandlock_async.strategy import Strategy
@@ -47,6 +48,11 @@ class Options:
         _check_available(self)
         if isinstance(self.policy, Policy):
             encode_policy(self.policy)
+
+    @property
+    def sealed_for(self) -> Recipients | None:
+        """Those for whom the image is encrypted; None if it is not."""
+        return Recipients(self.recipients) if self.recipients else None
 
     @property
     def layout(self) -> Format:
@@ -100,8 +106,7 @@ def _check_available(options: Options) -> None:
         known = ", ".join(map(repr, map(str, Strategy)))
         raise ValueError(f"unknown strategy {options.strategy!r}: one of {known}")
     _check_operation_id(options.operation_id)
-    if options.recipients:
-        raise ValueError("recipients= is not available in this release")
+    options.sealed_for  # noqa: B018 - raises if one is none
 
 
 def _check_operation_id(id: object) -> None:

@@ -161,6 +161,9 @@ async def capture_to(
         ``children/PID`` in the directory, each a checkpoint of its own
     :param exclude_dontdump: leave out what the program wants in no core dump
         (MADV_DONTDUMP); the report lists it as skipped
+    :param recipients: encrypt every file for these (extra ``crypt``): ``age1…``, an SSH
+        public key, or recipients of pyrage; ``age -d`` opens them, and
+        :meth:`Checkpoint.load` with *identities*
     :param operation_id: a name for this very capture: if the checkpoint that is there is
         from a capture of that name nothing is done, and its report is returned again
     :param timeout: seconds for attach and freeze; the writing afterwards is free

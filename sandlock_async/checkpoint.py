@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 from sandlock_async.arguments import check_content
 from sandlock_async.errors import ConversionWarning
 from sandlock_async.image import find_format
+from sandlock_async.image.age import as_identities
 from sandlock_async.image.reader import read_image
 from sandlock_async.image.verifier import verify_directory
 from sandlock_async.image.writer import lay_out
@@ -86,17 +87,18 @@ class Checkpoint(Picture):
 
         :param verify: compare every file with its checksum, too, if the image has a
             manifest; all that is wrong is told by :func:`sandlock_async.verify`
-        :param identities: not available in this release
+        :param identities: what opens it if it is encrypted (extra ``crypt``): each the
+            path (:class:`~pathlib.Path`) of a key file of age or SSH, its content, or an
+            identity of pyrage
         :raises CheckpointNotFoundError: if there is no such directory
         :raises ImageCorruptError: naming the file that is missing or malformed
         :raises ImageVersionError: if it is of a version unknown here
         :raises ImageError: if it cannot be read, for want of rights for instance
         """
-        if identities:
-            raise ValueError("identities= is not available in this release")
         async with Workers() as workers:
+            keys = await workers.run(as_identities, identities)
             read = await workers.acquire(
-                lambda read: read.directory.close(), read_image, absolute(path)
+                lambda read: read.directory.close(), read_image, absolute(path), keys
             )
             if verify:
                 try:

@@ -1,11 +1,13 @@
 """An image in one layout to an image in another."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.errors import StoreError
 from sandlock_async.image import find_format, layout
+from sandlock_async.image.age import Recipients, as_identities
 from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.files import Format, ImageFiles
 from sandlock_async.image.reader import Read, read_family
@@ -41,6 +43,8 @@ async def convert(
     format: str,
     replace: bool = False,
     durable: bool = True,
+    identities: Sequence[object] = (),
+    recipients: Sequence[object] = (),
 ) -> ConversionReport:
     """Write the checkpoint *source* to *destination* in another layout.
 
@@ -50,18 +54,26 @@ async def convert(
     :param format: the layout: ``v1``, ``v2`` or ``v3``
     :param replace: swap it with a checkpoint that is there, in one step
     :param durable: fsync everything, so that it survives a power cut
+    :param identities: what opens *source* if it is encrypted
+    :param recipients: encrypt every file for these, as :func:`capture_to` does
     :raises ImageError: if *source* is no whole image
     :raises StoreError: if *destination* cannot be written
     """
     target, place = find_format(format), absolute(destination)
+    sealed_for = Recipients(recipients) if recipients else None
     async with Workers() as workers:
         await workers.run(_check_apart, absolute(source), place)
-        family = await workers.acquire(_close, read_family, absolute(source))
+        keys = await workers.run(as_identities, identities)
+        family = await workers.acquire(_close, read_family, absolute(source), keys)
         try:
             await workers.run(_check_metadata, family)
             laid_out = await workers.run(_lay_out, family, target)
             async with drafted(
-                place, workers, replace=replace, durable=durable
+                place,
+                workers,
+                replace=replace,
+                durable=durable,
+                recipients=sealed_for,
             ) as draft:
                 for child in family[1:]:
                     await draft.add_child(child.picture.process_state.pid)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 
 from sandlock_async.arguments import Order
+from sandlock_async.errors import UncapturableError
 from sandlock_async.events import Event, Frozen, Progress, Thawed
 from sandlock_async.image import layout
 from sandlock_async.image.files import with_small_file
@@ -91,7 +92,16 @@ class Delivery:
         """Write memory of process *who* that cannot wait for the thaw.
 
         :raises StoreError: if it cannot be written
+        :raises UncapturableError: if it is to be encrypted, which goes in order only
         """
+        if self.draft.stage.recipients is not None:
+            raise UncapturableError(
+                f"process {who} does not fit memory_limit, and what is written while it "
+                "stands still cannot be encrypted",
+                pid=who,
+                phase="snapshot",
+                help="raise memory_limit, or let it be forked (strategy='fork')",
+            )
         async with self._naming:
             if who not in self._names:
                 captured = [segment.mapping.map for segment in plan.segments]
@@ -217,6 +227,7 @@ async def delivering(
         workers,
         replace=options.replace,
         durable=options.durable,
+        recipients=options.sealed_for,
         on_bytes=progress.advance,
     ) as draft:
         yield Delivery(order, policy, draft, workers, progress)

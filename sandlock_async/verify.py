@@ -1,11 +1,13 @@
 """Whether an image is whole, and still what has been written."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.completion import task_group
 from sandlock_async.errors import ImageError
+from sandlock_async.image.age import Identities, as_identities
 from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.manifest import Entry
 from sandlock_async.image.verifier import (
@@ -39,24 +41,27 @@ class Verification:
         return not self.findings
 
 
-async def verify(path: StrPath) -> Verification:
+async def verify(path: StrPath, *, identities: Sequence[object] = ()) -> Verification:
     """Check the checkpoint at *path*: structure, sizes, and every checksum.
 
     Finds every file that is damaged, missing, or of no image of ours, and its
     descendants' too. An image without a manifest, such as sandlock writes, can only be
     checked for its structure.
 
+    :param identities: what opens it if it is encrypted, as :meth:`Checkpoint.load`
+        takes them
     :raises CheckpointNotFoundError: if there is no such directory
     :raises ImageError: if it cannot be opened, or changes all the time
     """
     place = absolute(path)
     async with Workers() as workers:
+        keys = await workers.run(as_identities, identities)
         for _ in range(READ_TRIES):
             directory = await workers.acquire(
-                ImageDirectory.close, ImageDirectory, place
+                ImageDirectory.close, ImageDirectory, place, keys
             )
             try:
-                found = await _verify(directory, workers)
+                found = await _verify(directory, keys, workers)
                 if found.ok or await workers.run(directory.is_current):
                     return found
             finally:
@@ -64,8 +69,10 @@ async def verify(path: StrPath) -> Verification:
     raise ImageError(f"{place}: changes all the time", path=place)
 
 
-async def _verify(directory: ImageDirectory, workers: Workers) -> Verification:
-    findings = await workers.run(check_structure, directory.path)
+async def _verify(
+    directory: ImageDirectory, identities: Identities | None, workers: Workers
+) -> Verification:
+    findings = await workers.run(check_structure, directory.path, identities)
     found = await workers.run(take_inventory, directory)
     findings += found.findings
     findings += await _check_sums(directory, found, workers)

@@ -22,6 +22,7 @@ from sandlock_async.cli.job import (
     examples,
     file_content,
     json_option,
+    recipient_option,
 )
 from sandlock_async.cli.output import Answer
 from sandlock_async.image import FORMATS
@@ -114,6 +115,7 @@ def _seconds(value: str | float) -> float:
     type=file_content,
     help="Bytes of the application's own to put in.",
 )
+@recipient_option
 @json_option
 def capture(
     pid: int,
@@ -131,6 +133,7 @@ def capture(
     no_durable: bool,
     policy: bytes | None,
     app_state: bytes | None,
+    recipients: tuple[str, ...],
     as_json: bool,
 ) -> Job:
     """Capture process PID to the checkpoint directory DIR.
@@ -152,6 +155,7 @@ def capture(
         tree=tree,
         exclude_dontdump=exclude_dontdump,
         operation_id=operation_id,
+        recipients=recipients,
         replace=replace,
         durable=not no_durable,
     )

@@ -8,7 +8,14 @@ import rich_click as click
 from rich.console import Group
 
 from sandlock_async.cli import output
-from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
+from sandlock_async.cli.job import (
+    Job,
+    checkpoint_path,
+    examples,
+    identity_option,
+    json_option,
+    recipient_option,
+)
 from sandlock_async.cli.output import Answer
 from sandlock_async.convert import ConversionReport
 from sandlock_async.convert import convert as convert_image
@@ -35,6 +42,8 @@ from sandlock_async.image import FORMATS
 @click.option(
     "--no-durable", is_flag=True, help="Do not wait for the disk (no fsync): faster."
 )
+@identity_option
+@recipient_option
 @json_option
 def convert(
     source: Path,
@@ -43,6 +52,8 @@ def convert(
     format_: str,
     replace: bool,
     no_durable: bool,
+    identities: tuple[Path, ...],
+    recipients: tuple[str, ...],
     as_json: bool,
 ) -> Job:
     """Write the checkpoint SRC to DST in another layout.
@@ -57,6 +68,8 @@ def convert(
         format=format_,
         replace=replace,
         durable=not no_durable,
+        identities=identities,
+        recipients=recipients,
     )
 
     async def run() -> Answer:

@@ -21,8 +21,15 @@ from sandlock_async.cli.descriptors import (
     skipped_fd_entries,
     skipped_fds_table,
 )
-from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
+from sandlock_async.cli.job import (
+    Job,
+    checkpoint_path,
+    examples,
+    identity_option,
+    json_option,
+)
 from sandlock_async.cli.output import Answer
+from sandlock_async.image.age import as_identities
 from sandlock_async.image.layout import child_name
 from sandlock_async.image.policy import decode_policy, default_policy
 from sandlock_async.image.reader import read_with_children
@@ -40,22 +47,25 @@ from sandlock_async.workers import Workers
     ),
 )
 @click.argument("directory", metavar="DIR", type=checkpoint_path)
+@identity_option
 @json_option
-def inspect(directory: Path, *, as_json: bool) -> Job:
+def inspect(directory: Path, *, identities: tuple[Path, ...], as_json: bool) -> Job:
     """Show what is in the checkpoint directory DIR.
 
     The process, its threads, memory, open files, sizes, and the descendants that
     were captured with it. Memory itself is not read.
     """
-    return Job(work=partial(_inspect, directory), as_json=as_json)
+    return Job(work=partial(_inspect, directory, identities), as_json=as_json)
 
 
-async def _inspect(directory: Path) -> Answer:
+async def _inspect(directory: Path, identities: tuple[Path, ...]) -> Answer:
     async with Workers() as workers:
+        keys = await workers.run(as_identities, identities)
         read, children = await workers.acquire(
             lambda found: found[0].directory.close(),
             read_with_children,
             absolute(directory),
+            keys,
         )
         release = read.directory.close
         async with Checkpoint.of(read.picture, release, read.format.name) as picture:

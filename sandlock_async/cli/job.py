@@ -30,6 +30,29 @@ def json_option(command: _Command) -> _Command:
     return click.option("--json", "as_json", is_flag=True, help=text)(command)
 
 
+def identity_option(command: _Command) -> _Command:
+    """Give a command the option ``--identity``."""
+    return click.option(
+        "--identity",
+        "identities",
+        metavar="FILE",
+        multiple=True,
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="A key file of age or SSH that opens an encrypted checkpoint.",
+    )(command)
+
+
+def recipient_option(command: _Command) -> _Command:
+    """Give a command the option ``--recipient``."""
+    return click.option(
+        "--recipient",
+        "recipients",
+        metavar="KEY",
+        multiple=True,
+        help="Encrypt every file for this public key: age1…, or one of SSH.",
+    )(command)
+
+
 def examples(*commands: str) -> str:
     """Return command lines as the end of a help text."""
     return "\n\n".join(("Examples:", *commands))

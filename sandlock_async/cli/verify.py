@@ -8,7 +8,13 @@ import rich_click as click
 from rich.console import Group
 
 from sandlock_async.cli import output
-from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
+from sandlock_async.cli.job import (
+    Job,
+    checkpoint_path,
+    examples,
+    identity_option,
+    json_option,
+)
 from sandlock_async.cli.output import FOUND_SOMETHING, Answer
 from sandlock_async.verify import Verification
 from sandlock_async.verify import verify as verify_image
@@ -22,8 +28,9 @@ from sandlock_async.verify import verify as verify_image
     ),
 )
 @click.argument("directory", metavar="DIR", type=checkpoint_path)
+@identity_option
 @json_option
-def verify(directory: Path, *, as_json: bool) -> Job:
+def verify(directory: Path, *, identities: tuple[Path, ...], as_json: bool) -> Job:
     """Check the checkpoint in DIR: its structure, and every file's checksum.
 
     Exits with 3 where something is wrong, and names each file that is damaged, missing
@@ -32,7 +39,7 @@ def verify(directory: Path, *, as_json: bool) -> Job:
     """
 
     async def run() -> Answer:
-        found = await verify_image(directory)
+        found = await verify_image(directory, identities=identities)
         return Answer(
             content={
                 "path": found.path,

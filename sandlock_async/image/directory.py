@@ -20,6 +20,7 @@ from sandlock_async.errors import (
     ImageError,
 )
 from sandlock_async.image import layout
+from sandlock_async.image.age import SUFFIX, Identities, Locked
 from sandlock_async.image.manifest import Entry, decode_manifest
 from sandlock_async.image.strict_json import Malformed
 from sandlock_async.image.sums import sum_of_file
@@ -80,18 +81,27 @@ class ImageDirectory:
     :meth:`close`, or when nothing refers to it any more.
 
     :param fd: the directory, if it is open already; closed with this
+    :param identities: what opens it if it is encrypted
+    :ivar is_encrypted: whether it is
     :raises CheckpointNotFoundError: if the path is not a directory
     :raises ImageError: if it cannot be opened
     """
 
-    def __init__(self, path: Path, fd: int | None = None) -> None:
+    def __init__(
+        self, path: Path, identities: Identities | None = None, fd: int | None = None
+    ) -> None:
         self.path = path
+        self._identities = identities
         fd = open_image(path) if fd is None else fd
         self._fd = fd
         self._segments: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
         self._manifest: dict[str, Entry] | None = None
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
+        self.is_encrypted: bool = (
+            _status(layout.META, fd) is None
+            and _status(layout.META + SUFFIX, fd) is not None
+        )
 
     def close(self) -> None:
         """Close every descriptor; closing twice does nothing."""
@@ -135,7 +145,7 @@ class ImageDirectory:
         fd = self._open_folder(name)
         if fd is None:
             raise self.corrupt(name, "missing")
-        return ImageDirectory(self.path / name, fd)
+        return ImageDirectory(self.path / name, self._identities, fd)
 
     def _open_folder(self, name: str) -> int | None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -225,6 +235,9 @@ class ImageDirectory:
                 if status is None:
                     continue
                 name = f"{folder}/{last}" if folder else last
+                if self.is_encrypted and not stat.S_ISDIR(status.st_mode):
+                    sealed = name.endswith(SUFFIX)
+                    name = name[: -len(SUFFIX)] if sealed else f"{name} (plain)"
                 if stat.S_ISDIR(status.st_mode) and layout.is_folder(name):
                     folders.append(name)
                 else:
@@ -258,14 +271,22 @@ class ImageDirectory:
 
         :raises ImageCorruptError: if it is not of that *size*
         """
-        fd = self._open(name)
-        if fd is None:
+        found = self._size_of(name)
+        if found is None:
             return None
-        found = os.fstat(fd).st_size
-        os.close(fd)
         if found != size:
             raise self.corrupt(name, f"{found} bytes instead of {size}")
         return FileSegment(self, name, size)
+
+    def _size_of(self, name: str) -> int | None:
+        entry = (self.manifest() or {}).get(name) if self.is_encrypted else None
+        fd = self._open(name) if entry is None else self._open_plain(name + SUFFIX)
+        if fd is None:
+            return None
+        try:
+            return os.fstat(fd).st_size if entry is None else entry.size
+        finally:
+            os.close(fd)
 
     @contextmanager
     def lent_fd(self, name: str) -> Generator[int]:
@@ -296,6 +317,38 @@ class ImageDirectory:
         return fd
 
     def _open(self, name: str) -> int | None:
+        if not self.is_encrypted:
+            return self._open_plain(name)
+        sealed = self._open_plain(name + SUFFIX)
+        if sealed is None:
+            return None
+        try:
+            return self._unsealed(name, sealed)
+        finally:
+            os.close(sealed)
+
+    def _unsealed(self, name: str, sealed: int) -> int:
+        """Return what an age file holds, in a file that is only in memory."""
+        if self._identities is None:
+            raise ImageError(
+                f"{self.path} is encrypted",
+                path=self.path,
+                help="give what opens it (identities=, --identity)",
+            )
+        fd = os.memfd_create("sandlock-async", os.MFD_CLOEXEC)
+        try:
+            self._identities.open_to(sealed, fd)
+        except Locked as error:
+            os.close(fd)
+            raise self.corrupt(
+                name + SUFFIX, f"cannot be decrypted: {error}"
+            ) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _open_plain(self, name: str) -> int | None:
         *folders, last = name.split("/")
         where = self._fd
         try:

@@ -10,6 +10,7 @@ from sandlock_async.errors import (
     ImageVersionError,
 )
 from sandlock_async.image import FORMATS, layout
+from sandlock_async.image.age import Identities
 from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.files import Format
 from sandlock_async.image.operation import Operation, decode_operation
@@ -31,9 +32,10 @@ class Read:
     directory: ImageDirectory
 
 
-def read_image(path: Path) -> Read:
+def read_image(path: Path, identities: Identities | None = None) -> Read:
     """Read the checkpoint at *path*; anew, if it is replaced meanwhile.
 
+    :param identities: what opens it if it is encrypted
     :raises CheckpointNotFoundError: if there is no such directory
     :raises ImageCorruptError: naming the file that is missing or malformed
     :raises ImageVersionError: if it is of a version unknown here
@@ -41,7 +43,7 @@ def read_image(path: Path) -> Read:
     """
     tries = READ_TRIES
     while True:
-        directory = ImageDirectory(path)
+        directory = ImageDirectory(path, identities)
         try:
             return _read(directory)
         except BaseException as error:
@@ -78,13 +80,16 @@ def _format_of(directory: ImageDirectory) -> Format:
     raise ImageVersionError(directory.path / layout.META, found, expected)
 
 
-def read_with_children(path: Path) -> tuple[Read, list[int]]:
+def read_with_children(
+    path: Path, identities: Identities | None = None
+) -> tuple[Read, list[int]]:
     """Read the checkpoint at *path*, and which descendants it holds.
 
+    :param identities: what opens it if it is encrypted
     :raises ImageError: as :func:`read_image`; theirs are not looked into
     """
     for _ in range(READ_TRIES):
-        read = read_image(path)
+        read = read_image(path, identities)
         try:
             children = read.directory.children()
             if read.directory.is_current():
@@ -96,12 +101,13 @@ def read_with_children(path: Path) -> tuple[Read, list[int]]:
     raise ImageError(f"{path}: changes all the time", path=path)
 
 
-def read_family(path: Path) -> list[Read]:
+def read_family(path: Path, identities: Identities | None = None) -> list[Read]:
     """Read the checkpoint at *path*, and those of its descendants that it holds.
 
+    :param identities: what opens them if they are encrypted
     :raises ImageError: as :func:`read_image`, for any of them
     """
-    family = [read_image(path)]
+    family = [read_image(path, identities)]
     try:
         for pid in family[0].directory.children():
             directory = family[0].directory.child(pid)
@@ -124,6 +130,8 @@ def read_family(path: Path) -> list[Read]:
 def find_operation(path: Path) -> Operation | None:
     """Return the capture that the checkpoint at *path* is from, if that has a name.
 
+    That of an encrypted one cannot be told.
+
     :raises ImageError: if that cannot be read
     """
     try:
@@ -131,6 +139,8 @@ def find_operation(path: Path) -> Operation | None:
     except CheckpointNotFoundError:
         return None
     try:
+        if directory.is_encrypted:
+            return None
         content = directory.read_optional(layout.OPERATION)
         return None if content is None else decode_operation(content, path)
     except Malformed as error:

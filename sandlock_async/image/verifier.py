@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sandlock_async.errors import ImageCorruptError, ImageError
 from sandlock_async.image import layout
+from sandlock_async.image.age import Identities
 from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.manifest import Entry
 from sandlock_async.image.reader import read_family
@@ -40,13 +41,14 @@ class Inventory:
     pending: list[Entry]
 
 
-def check_structure(path: Path) -> list[Finding]:
+def check_structure(path: Path, identities: Identities | None) -> list[Finding]:
     """Return why the checkpoint at *path* cannot be loaded, if it cannot.
 
+    :param identities: what opens it if it is encrypted
     :raises CheckpointNotFoundError: if there is no such directory
     """
     try:
-        family = read_family(path)
+        family = read_family(path, identities)
     except ImageError as error:
         if error.path == path:
             raise
@@ -84,7 +86,7 @@ def take_inventory(directory: ImageDirectory) -> Inventory:
         ]
         for name, entry in manifest.items():
             size = sizes.get(name)
-            if size == entry.size:
+            if size == entry.size or (directory.is_encrypted and size is not None):
                 pending.append(entry)
             elif size is not None:
                 problem = f"{size} bytes instead of {entry.size}"

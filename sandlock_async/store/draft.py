@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image import layout
+from sandlock_async.image.age import Recipients
 from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.files import ImageFiles
 from sandlock_async.image.holes import Run
@@ -35,6 +36,8 @@ class Draft:
         :return: their length together, and the files that are left to write
         :raises StoreError: if they cannot be written
         """
+        if self.stage.recipients is not None:
+            return 0, files
         async with self._translated(lambda: files.memory_bytes):
             shared = await self._workers.run(
                 lambda: share_segments(
@@ -143,21 +146,33 @@ async def drafted(
     *,
     replace: bool,
     durable: bool,
+    recipients: Recipients | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> AsyncGenerator[Draft]:
     """Open a draft for *destination*; unless it is committed inside, it is removed.
 
+    :param recipients: those for whom every file is encrypted
     :param on_bytes: told how many bytes of memory have been written since last time
     :raises CheckpointExistsError: if something is there, without *replace*
     :raises StoreError: if the place will not do
     """
     stage = await workers.acquire(
-        Stage.discard, Stage, destination, replace=replace, durable=durable
+        Stage.discard,
+        Stage,
+        destination,
+        replace=replace,
+        durable=durable,
+        recipients=recipients,
     )
     buffers = Buffers(workers)
     try:
         stream = SegmentStream(
-            stage.path, workers, buffers, durable=durable, on_bytes=on_bytes
+            stage.path,
+            workers,
+            buffers,
+            durable=durable,
+            recipients=recipients,
+            on_bytes=on_bytes,
         )
         yield Draft(stage, stream, buffers, workers)
     finally:

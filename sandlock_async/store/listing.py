@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sandlock_async.errors import CheckpointNotFoundError, ImageError
 from sandlock_async.image import layout
+from sandlock_async.image.age import SUFFIX
 from sandlock_async.image.directory import (
     READ_TRIES,
     image_error,
@@ -14,12 +15,16 @@ from sandlock_async.image.directory import (
     open_image,
 )
 
+_METAS = (layout.META, layout.META + SUFFIX)
+
 TOP_LEVEL = frozenset(
     name.partition("/")[0]
     for name in (
-        layout.META,
+        *_METAS,
         layout.POLICY,
+        layout.POLICY + SUFFIX,
         layout.APP_STATE,
+        layout.APP_STATE + SUFFIX,
         layout.CHILDREN,
         *layout.DIRECTORIES,
     )
@@ -48,7 +53,10 @@ def is_checkpoint(fd: int) -> bool:
     """Whether an open directory is a checkpoint, and nothing else is in it."""
     if not names_in(fd) <= TOP_LEVEL:
         return False
-    return _has_file(fd, layout.META) and _has_file(fd, layout.INFO)
+    return any(
+        _has_file(fd, layout.META + suffix) and _has_file(fd, layout.INFO + suffix)
+        for suffix in ("", SUFFIX)
+    )
 
 
 def names_in(fd: int) -> set[str]:
@@ -106,7 +114,9 @@ def _is_listed(entry: "os.DirEntry[str]") -> bool:
     if entry.name.startswith("."):
         return False
     try:
-        return entry.is_dir() and os.path.lexists(os.path.join(entry.path, layout.META))
+        return entry.is_dir() and any(
+            os.path.lexists(os.path.join(entry.path, name)) for name in _METAS
+        )
     except OSError:
         return False  # a symbolic link to itself, or to where we may not look
 

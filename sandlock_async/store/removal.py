@@ -8,6 +8,7 @@ import os
 import shutil
 
 from sandlock_async.image import layout
+from sandlock_async.image.age import SUFFIX
 from sandlock_async.store.listing import TOP_LEVEL, names_in
 
 STAGE_PREFIX = ".sandlock-async-stage-"
@@ -43,10 +44,11 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
     Never fails: what cannot be removed stays, for the next one who cleans up.
     """
     # meta.json first: a directory without it is a checkpoint to nobody.
-    try:
-        os.unlink(layout.META, dir_fd=fd)
-    except OSError:
-        pass
+    for meta in (layout.META, layout.META + SUFFIX):
+        try:
+            os.unlink(meta, dir_fd=fd)
+        except OSError:
+            pass
     shutil.rmtree(".", dir_fd=fd, ignore_errors=True)  # empties it, and no more
     try:
         if _is_named(fd, name, parent_fd):

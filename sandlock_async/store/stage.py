@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sandlock_async.errors import CheckpointExistsError, NoSpaceError, StoreError
 from sandlock_async.image import layout
+from sandlock_async.image.age import SUFFIX, Recipients
 from sandlock_async.kernel.rename import Rename, renameat2
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
@@ -49,14 +50,23 @@ class Stage:
 
     :param replace: put it in the place of a checkpoint that is there
     :param durable: make it survive a power cut, with fsync(2)
+    :param recipients: those for whom every file is encrypted
     :raises CheckpointExistsError: if something is there and may not be replaced
     :raises StoreError: if the place, or its file system, will not do
     """
 
-    def __init__(self, destination: Path, *, replace: bool, durable: bool) -> None:
+    def __init__(
+        self,
+        destination: Path,
+        *,
+        replace: bool,
+        durable: bool,
+        recipients: Recipients | None = None,
+    ) -> None:
         self.destination = destination
         self.path: Path = destination.parent / _new_name()
         self.durable = durable
+        self.recipients = recipients
         self.written_bytes: int = 0
         self._replace = replace
         self._place = Place(destination, replace=replace)
@@ -93,6 +103,8 @@ class Stage:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, mode 0600."""
+        if self.recipients is not None:
+            name, content = name + SUFFIX, self.recipients.seal(content)
         fd = os.open(name, _CREATE, 0o600, dir_fd=self._fd)
         try:
             os.fchmod(fd, 0o600)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import aiofiles
 
 from sandlock_async.completion import shielded, task_group
+from sandlock_async.image.age import SUFFIX, Recipients
 from sandlock_async.image.holes import Run, without_zeros
 from sandlock_async.image.manifest import Entry
 from sandlock_async.image.sums import CHUNK_BYTES, Sum, pieces_of
@@ -39,6 +40,7 @@ class SegmentStream:
 
     :param folder: the stage
     :param durable: fsync each file
+    :param recipients: those for whom each file is encrypted
     :param on_bytes: told how many bytes have been written since it was last told
     :ivar written_bytes: all of them
     :ivar entries: size and sum of every file that is whole, by name
@@ -51,12 +53,14 @@ class SegmentStream:
         buffers: Buffers,
         *,
         durable: bool,
+        recipients: Recipients | None,
         on_bytes: Callable[[int], None],
     ) -> None:
         self._folder = folder
         self._workers = workers
         self._buffers = buffers
         self._durable = durable
+        self._recipients = recipients
         self._tell = on_bytes
         self.written_bytes: int = 0
         self.entries: dict[str, Entry] = {}
@@ -70,6 +74,10 @@ class SegmentStream:
         :param on_read: called when all bytes have been read; some still go to the disk
         :raises OSError: as the file system says
         """
+        if self._recipients is not None:
+            await self._workers.run(self._seal_all, files, self._recipients)
+            on_read()
+            return
         # A process may have 65,530 mappings (vm.max_map_count), or more.
         small, large = await self._workers.run(_partition, files)
         if not large:
@@ -102,6 +110,21 @@ class SegmentStream:
     def _on_bytes(self, count: int) -> None:
         self.written_bytes += count
         self._tell(count)
+
+    def _seal_all(self, files: Sequence[File], recipients: Recipients) -> None:
+        for name, segment in files:
+            fd = _open(f"{self._folder}/{name}{SUFFIX}")
+            try:
+                size = len(segment.data)
+                taken = Sum()
+                self._on_bytes(recipients.seal_to(fd, _chunks(segment.data, taken)))
+                self.entries[name] = Entry(
+                    name=name, size=size, blake3=taken.digest(size)
+                )
+                if self._durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
 
     def _sum(self, name: str) -> Sum:
         return self._sums.setdefault(name, Sum())
@@ -191,6 +214,21 @@ class SegmentStream:
                     _copy_group, file.fileno(), data, group, buffer.view, taken
                 )
         self._on_bytes(written)
+
+
+def _chunks(data: SegmentData, taken: Sum) -> Iterator[memoryview]:
+    """Yield all bytes, holes included, and sum them up."""
+    rest = iter(data.ranges())
+    start, stop = next(rest, (len(data), len(data)))
+    for low in range(0, len(data), CHUNK_BYTES):
+        high = min(low + CHUNK_BYTES, len(data))
+        chunk = memoryview(bytearray(high - low))
+        while stop <= low and stop < len(data):
+            start, stop = next(rest, (len(data), len(data)))
+        if start < high:
+            data.readinto(low, chunk)
+            taken.add(without_zeros(low, chunk))
+        yield chunk
 
 
 def _partition(files: Sequence[File]) -> tuple[list[File], list[File]]:
