@@ -72,10 +72,11 @@ async def verify(path: StrPath, *, identities: Sequence[object] = ()) -> Verific
 async def _verify(
     directory: ImageDirectory, identities: Identities | None, workers: Workers
 ) -> Verification:
-    findings = await workers.run(check_structure, directory.path, identities)
     found = await workers.run(take_inventory, directory)
-    findings += found.findings
-    findings += await _check_sums(directory, found, workers)
+    findings = found.findings + await _check_sums(directory, found, workers)
+    if not findings or not found.has_manifest:
+        # A file that is damaged contradicts others, which are not.
+        findings += await workers.run(check_structure, directory.path, identities)
     unique = {finding.file: finding for finding in reversed(findings)}
     return Verification(
         path=directory.path,

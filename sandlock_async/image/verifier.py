@@ -34,11 +34,13 @@ class Inventory:
 
     :ivar sizes: bytes of every regular file, by name
     :ivar pending: files whose content is to be compared with their sums
+    :ivar has_manifest: whether it says what it should hold
     """
 
     sizes: dict[str, int]
     findings: list[Finding]
     pending: list[Entry]
+    has_manifest: bool
 
 
 def check_structure(path: Path, identities: Identities | None) -> list[Finding]:
@@ -93,7 +95,12 @@ def take_inventory(directory: ImageDirectory) -> Inventory:
                 findings.append(Finding(file=name, problem=problem))
             elif name not in odd:
                 findings.append(Finding(file=name, problem="missing"))
-    return Inventory(sizes=sizes, findings=findings, pending=pending)
+    return Inventory(
+        sizes=sizes,
+        findings=findings,
+        pending=pending,
+        has_manifest=manifest is not None,
+    )
 
 
 def check_sum(directory: ImageDirectory, entry: Entry) -> Finding | None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,8 +79,7 @@ async def test_every_damaged_file_is_named(image: Path) -> None:
         for bit in {0, 4 * size + 3, 8 * size - 1} if size else ():
             flip(image / name, bit)
             found = await found_in(image)
-            assert name in found
-            assert len(found) == 1 or name in (layout.META, layout.MANIFEST)
+            assert list(found) == [name]
             with pytest.raises(sa.ImageError):
                 async with await sa.Checkpoint.load(image, verify=True):
                     pass
@@ -128,12 +128,12 @@ async def test_without_a_file_it_is_still_looked_at(name: str, image: Path) -> N
         assert found[name] == "missing"
 
 
-@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
-async def test_sandlocks_own_have_their_structure(version: str, tmp_path: Path) -> None:
-    shutil.copytree(GOLDEN / version / "sleep", tmp_path / "it")
+async def test_sandlocks_own_have_their_structure(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "v1" / "sleep", tmp_path / "it")
     assert await found_in(tmp_path / "it") == {}
-    next((tmp_path / "it/process/memory").iterdir()).write_bytes(b"short")
-    assert len(await found_in(tmp_path / "it")) == 1
+    memory = next((tmp_path / "it/process/memory").iterdir())
+    memory.write_bytes(b"short")
+    assert list(await found_in(tmp_path / "it")) == [f"process/memory/{memory.name}"]
 
 
 async def test_there_must_be_a_directory(tmp_path: Path) -> None:
@@ -162,12 +162,13 @@ async def test_a_damaged_image_is_not_made_a_whole_one(
     assert sorted(os.listdir(tmp_path)) == ["it", "linked"]
 
 
-async def test_descendants_are_checked_too(
-    spawn: Callable[..., Tracee], tmp_path: Path
-) -> None:
-    parent = spawn("forks.py")
-    report = await sa.capture_to(parent.pid, tmp_path / "it", tree=True, durable=False)
-    assert report.children
+async def test_descendants_are_checked_too(tmp_path: Path) -> None:
+    line = ["sh", "-c", "sleep 60 & echo; wait"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        report = await sa.capture_to(parent, tmp_path / "it", tree=True, durable=False)
+        os.kill(report.children[0], signal.SIGKILL)
     child = tmp_path / "it" / "children" / str(report.children[0])
     assert await found_in(tmp_path / "it") == await found_in(child) == {}
 
