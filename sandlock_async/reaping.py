@@ -151,8 +151,8 @@ def _reap_once(subject: Subject, inner_pid: int, means: Means) -> str:
     group = ThreadGroup(pid, Deadline(_PATIENCE_S))
     try:
         group.attach()
+        subject.target.check_same("attach")
         group.freeze()
-        subject.target.check_same("freeze")
         threads = read_thread_facts(pid, [pid], subject.target.machine)
         mappings = parse_maps(files.read_file(f"/proc/{pid}/maps"))
         asking = Asking(

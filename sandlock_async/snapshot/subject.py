@@ -50,6 +50,16 @@ class Subject:
         self.flags: Flags = ()
         self.known_fds: list[RawFd] = []
 
+    def attach(self) -> None:
+        """Attach to every thread, without stopping any; on the tracer's thread.
+
+        :raises CaptureError: as :meth:`ThreadGroup.attach`
+        :raises ProcessGoneError: if its number has passed to another process
+        """
+        self.group.attach()
+        # Traced now, so the number cannot pass to another one any more.
+        self.target.check_same("attach")
+
     @property
     def forks(self) -> bool:
         """Whether a copy is to be made, or was."""

@@ -70,7 +70,7 @@ def look(subjects: list[Subject], company: Company) -> None:
     try:
         for subject in tuple(subjects):
             pid = subject.target.pid
-            if _is_there(subject.group.attach, subject, company):
+            if _is_there(subject.attach, subject, company):
                 for _ in range(_rehearsals()):
                     _rehearse(subject)
         for subject in tuple(subjects):
@@ -81,7 +81,7 @@ def look(subjects: list[Subject], company: Company) -> None:
             subjects += new
             for subject in new:
                 pid = subject.target.pid
-                if _is_there(subject.group.attach, subject, company):
+                if _is_there(subject.attach, subject, company):
                     _is_there(subject.group.freeze, subject, company)
         for subject in subjects:
             pid = subject.target.pid
@@ -158,8 +158,6 @@ def _rehearse(subject: Subject) -> None:
 def _read(subject: Subject) -> View:
     target, survey, group = subject.target, subject.survey, subject.group
     pid = target.pid
-    # Traced now, so the number cannot pass to another process any more.
-    target.check_same("freeze")
     maps = files.read_file(f"/proc/{pid}/maps")
     changed = maps != survey.maps
     mappings = parse_maps(maps) if changed else survey.mappings

@@ -1,0 +1,74 @@
+"""A number that is given anew never stands for the process that had it."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import sandlock_async as sa
+from sandlock_async import tracing
+from tests.conftest import missing
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+_TRIES = 200
+
+
+@pytest.fixture
+def give_anew() -> Iterator[Callable[[int], "subprocess.Popen[bytes]"]]:
+    """Start a process with a number that is free."""
+    if not os.access(LAST_PID, os.W_OK):
+        missing("the right to choose the next pid (ns_last_pid)")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(pid: int) -> "subprocess.Popen[bytes]":
+        for _ in range(_TRIES):
+            LAST_PID.write_text(str(pid - 1))
+            started.append(subprocess.Popen(["sleep", "60"]))
+            if started[-1].pid == pid:
+                return started[-1]
+        raise AssertionError(f"the number {pid} was not to be had")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("strategy", ["direct", "fork"])
+async def test_the_next_one_is_let_alone(
+    strategy: str,
+    give_anew: Callable[[int], "subprocess.Popen[bytes]"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # GIVEN a process that ends after it was looked at, and one that gets its number
+    victim = subprocess.Popen(["sleep", "60"])
+    make_subject = tracing.make_subject
+    heirs: list[subprocess.Popen[bytes]] = []
+
+    def make(*arguments: object) -> object:
+        victim.kill()
+        victim.wait()
+        heirs.append(give_anew(victim.pid))
+        return make_subject(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tracing, "make_subject", make)
+    stopped: list[int] = []
+    monkeypatch.setattr(
+        "sandlock_async.kernel.ptrace.interrupt", lambda tid: stopped.append(tid)
+    )
+
+    with pytest.raises(sa.ProcessGoneError, match="given anew"):
+        await sa.capture_to(victim.pid, tmp_path / "it", strategy=strategy)
+
+    # THEN that one has not even been stopped
+    (heir,) = heirs
+    assert heir.pid == victim.pid
+    assert not stopped
+    assert heir.poll() is None
+    assert "TracerPid:\t0" in Path(f"/proc/{heir.pid}/status").read_text()
+    assert os.listdir(tmp_path) == []
