@@ -133,7 +133,12 @@ async def test_scattered_pages_are_written_where_they_belong(tmp_path: Path) -> 
     async with Workers() as workers:
         buffers = Buffers(workers)
         stream = SegmentStream(
-            tmp_path, workers, buffers, durable=False, on_bytes=told.append
+            tmp_path,
+            workers,
+            buffers,
+            durable=False,
+            recipients=None,
+            on_bytes=told.append,
         )
         await stream.write_all([("it", MemorySegment(start=0, data=data))])
         buffers.close()
