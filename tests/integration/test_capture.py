@@ -94,6 +94,8 @@ async def test_streamed_is_the_same_as_saved(
     one, other = tree(tmp_path / "a"), tree(tmp_path / "b")
     assert orjson.loads(one.pop("meta.json"))["name"] == "a"
     assert orjson.loads(other.pop("meta.json"))["name"] == "b"
+    # The manifest sums up meta.json, which has the names.
+    assert one.pop("extended/manifest.json") != other.pop("extended/manifest.json")
     assert one == other
     assert report.path == tmp_path / "a"
     assert report.written_bytes > 0

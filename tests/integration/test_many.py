@@ -131,19 +131,26 @@ async def test_one_more_than_may_run_waits(
 ) -> None:
     inside = 0
     most: Counter[int] = Counter()
+    lock = threading.Lock()
 
     async def watched(*arguments: Any) -> sa.CaptureReport:
         nonlocal inside
-        inside += 1
-        most[limit] = max(most[limit], inside)
+        with lock:
+            inside += 1
+            most[limit] = max(most[limit], inside)
+            if inside == min(limit, len(sleepers)):
+                full.set()
+        full.wait(20)  # each on a thread of its own
         try:
             return await carry_out(*arguments)
         finally:
-            inside -= 1
+            with lock:
+                inside -= 1
 
     monkeypatch.setattr("sandlock_async.many.carry_out", watched)
     monkeypatch.setattr("sandlock_async.turns.AT_ONCE", 100)
     for limit in (1, 3, 100):
+        full = threading.Event()
         outcomes = await sa.capture_many(
             [(target, tmp_path / str(target.pid)) for target in sleepers],
             limit=limit,
