@@ -5,6 +5,7 @@
 
 from sandlock_async.capture import capture as capture
 from sandlock_async.capture import capture_to as capture_to
+from sandlock_async.check import check as check
 from sandlock_async.checkpoint import Checkpoint as Checkpoint
 from sandlock_async.checkpoint import list_checkpoints as list_checkpoints
 from sandlock_async.convert import ConversionReport as ConversionReport
@@ -43,6 +44,8 @@ from sandlock_async.model import ProcessState as ProcessState
 from sandlock_async.model import SegmentData as SegmentData
 from sandlock_async.model import Skipped as Skipped
 from sandlock_async.model import ThreadState as ThreadState
+from sandlock_async.preflight import Check as Check
+from sandlock_async.preflight import Preflight as Preflight
 from sandlock_async.report import CaptureReport as CaptureReport
 from sandlock_async.verify import Verification as Verification
 from sandlock_async.verify import verify as verify

@@ -6,7 +6,7 @@
 import os
 
 from sandlock_async.errors import NotPermittedError, UncapturableError
-from sandlock_async.kernel import files
+from sandlock_async.kernel import files, process_vm
 from sandlock_async.procfs.stat import Stat, parse_stat
 from sandlock_async.procfs.status import parse_status
 
@@ -24,26 +24,77 @@ def explain_denial(
             pid=pid,
             phase="attach",
         )
-    reason, cure = _reason(pid, tid)
+    theirs = _status(f"/proc/{tid}/status")
+    reason, cure = _traced(theirs) or _denied(pid, theirs)
     return NotPermittedError(pid, "attach", reason, help=cure)
 
 
-def _reason(pid: int, tid: int) -> tuple[str, str]:
-    theirs = _status(f"/proc/{tid}/status")
-    ours = _status("/proc/self/status")
-    privileged = bool(int(ours.get("CapEff", "0"), 16) >> _CAP_SYS_PTRACE & 1)
+def find_tracer(pid: int) -> NotPermittedError | None:
+    """Return the error that a capture would raise for the tracer of a process, if any.
 
+    :raises OSError: ``ENOENT`` or ``ESRCH`` if the process is gone
+    """
+    for tid in files.list_numbers(f"/proc/{pid}/task"):
+        traced = _traced(_status(f"/proc/{pid}/task/{tid}/status"))
+        if traced is not None:
+            reason, cure = traced
+            return NotPermittedError(pid, "prepare", reason, help=cure)
+    return None
+
+
+def find_denial(pid: int) -> NotPermittedError | None:
+    """Return the error for a process that we may not trace, None if we may.
+
+    The kernel is asked, and nothing done to the process. That it is traced already is
+    another matter.
+
+    :raises OSError: ``ENOENT`` or ``ESRCH`` if the process is gone
+    """
+    for tid in files.list_numbers(f"/proc/{pid}/task"):
+        try:
+            if process_vm.may_access(tid):
+                continue
+        except OSError as error:
+            if tid == pid or not files.is_gone(error):
+                raise
+            continue  # a thread that has ended
+        reason, cure = _denied(pid, _status(f"/proc/{pid}/task/{tid}/status"))
+        return NotPermittedError(pid, "prepare", reason, help=cure)
+    return None
+
+
+def describe_yama() -> tuple[str, str]:
+    """Return what Yama lets us trace, and what helps where that is not all."""
+    scope = _yama_scope()
+    privileged = _is_privileged(_status("/proc/self/status"))
+    forbidden = _forbidden_by_yama(scope, privileged=privileged)
+    if forbidden is not None:
+        return forbidden
+    if scope < 0:
+        return "this kernel has no Yama, or it is switched off", ""
+    return f"it forbids us nothing (ptrace_scope is {scope})", ""
+
+
+def _traced(theirs: dict[str, str]) -> tuple[str, str] | None:
+    """Return by whom a thread is traced, and what helps; None if by nobody."""
     tracer = int(theirs.get("TracerPid", "0"))
+    if not tracer:
+        return None
     if os.path.exists(f"/proc/self/task/{tracer}"):  # TracerPid is a thread's
         return (
             "this process traces it already (another capture of it is under way)",
             "await the other capture first",
         )
-    if tracer:
-        return (
-            f"it is traced already, by process {tracer} ({_comm(tracer)})",
-            "end that debugger or tracer, or wait for it",
-        )
+    return (
+        f"it is traced already, by process {tracer} ({_comm(tracer)})",
+        "end that debugger or tracer, or wait for it",
+    )
+
+
+def _denied(pid: int, theirs: dict[str, str]) -> tuple[str, str]:
+    """Return why we may not trace a thread that nobody traces, and what helps."""
+    ours = _status("/proc/self/status")
+    privileged = _is_privileged(ours)
     their_uids = set(theirs.get("Uid", "").split()[:3])
     our_uid = str(os.geteuid())
     if not privileged and their_uids and their_uids != {our_uid}:
@@ -51,25 +102,15 @@ def _reason(pid: int, tid: int) -> tuple[str, str]:
             f"it belongs to uid {'/'.join(sorted(their_uids))}, we are uid {our_uid}",
             "run as that user or as root, or with CAP_SYS_PTRACE",
         )
-    if not privileged and _is_undumpable(pid, our_uid):
+    if not privileged and is_undumpable(pid, our_uid):
         return (
             "it is not dumpable (PR_SET_DUMPABLE 0, a set-user-ID program, or one "
             "that may be executed but not read)",
             "run as root or with CAP_SYS_PTRACE",
         )
-    scope = _yama_scope()
-    if scope == 3:
-        return (
-            "Yama forbids ptrace for good (ptrace_scope is 3)",
-            "reboot to change it",
-        )
-    if scope in (1, 2) and not privileged:
-        who = "descendants of ours" if scope == 1 else "processes given CAP_SYS_PTRACE"
-        return (
-            f"Yama allows only {who} to be traced (ptrace_scope is {scope})",
-            "capture from the process that started the target, run as root, or set "
-            f"{_YAMA} to 0",
-        )
+    forbidden = _forbidden_by_yama(_yama_scope(), privileged=privileged)
+    if forbidden is not None:
+        return forbidden
     if ours.get("Seccomp", "0") != "0":
         return (
             "a seccomp filter over this process forbids ptrace",
@@ -80,6 +121,30 @@ def _reason(pid: int, tid: int) -> tuple[str, str]:
         "a security module, a container or a missing capability forbids it",
         "run as root or with CAP_SYS_PTRACE (in a container --cap-add=SYS_PTRACE)",
     )
+
+
+def _forbidden_by_yama(scope: int, *, privileged: bool) -> tuple[str, str] | None:
+    if scope == 3:
+        return (
+            "Yama forbids ptrace for good (ptrace_scope is 3)",
+            "reboot to change it",
+        )
+    if scope == 1 and not privileged:
+        return (
+            "Yama allows only descendants of ours to be traced (ptrace_scope is 1)",
+            "capture from the process that started the target, run as root, or set "
+            f"{_YAMA} to 0",
+        )
+    if scope == 2 and not privileged:
+        return (
+            "Yama allows nobody to trace without CAP_SYS_PTRACE (ptrace_scope is 2)",
+            f"run as root or with CAP_SYS_PTRACE, or set {_YAMA} to 0",
+        )
+    return None
+
+
+def _is_privileged(ours: dict[str, str]) -> bool:
+    return bool(int(ours.get("CapEff", "0"), 16) >> _CAP_SYS_PTRACE & 1)
 
 
 def _status(path: str) -> dict[str, str]:
@@ -96,10 +161,14 @@ def _comm(pid: int) -> str:
         return "gone since"
 
 
-def _is_undumpable(pid: int, our_uid: str) -> bool:
+def is_undumpable(pid: int, uid: str) -> bool:
+    """Whether a process is known not to be dumpable; of root's that is not told.
+
+    :param uid: its effective one
+    """
     # The files of a process that is not dumpable belong to root, proc(5).
     try:
-        return str(os.stat(f"/proc/{pid}/mem").st_uid) != our_uid
+        return str(os.stat(f"/proc/{pid}/mem").st_uid) != uid
     except OSError:
         return False
 
@@ -108,4 +177,4 @@ def _yama_scope() -> int:
     try:
         return int(files.read_file(_YAMA))
     except OSError:
-        return 0  # no Yama in this kernel
+        return -1  # no Yama in this kernel

@@ -57,7 +57,10 @@ class ProcessGoneError(CaptureError, ProcessLookupError):
 
 
 class NotPermittedError(CaptureError, PermissionError):
-    """The kernel does not let us trace the process; the message says why."""
+    """The kernel does not let us trace the process; the message says why.
+
+    :ivar reason: why
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class NotPermittedError(CaptureError, PermissionError):
     ) -> None:
         message = f"may not trace process {pid}: {reason}"
         super().__init__(message, pid=pid, phase=phase, help=help)
+        self.reason = reason
         self.errno: int | None = errno.EPERM
 
 

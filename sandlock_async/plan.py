@@ -57,6 +57,11 @@ class SegmentPlan(NamedTuple):
         """Bytes to copy while frozen."""
         return sum(self.populated[1::2]) - sum(self.populated[0::2])
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes to read from the mapped file after the thaw."""
+        return sum(self.from_file[1::2]) - sum(self.from_file[0::2])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -73,6 +78,11 @@ class Plan:
     def populated_bytes(self) -> int:
         """Bytes to copy while frozen."""
         return sum(segment.populated_bytes for segment in self.segments)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all segments; less on the disk, where pages of zeros are holes."""
+        return self.populated_bytes + sum(this.file_bytes for this in self.segments)
 
 
 Ranges = tuple[list[int], list[int], list[bool], list[tuple[int, int]]]

@@ -75,7 +75,7 @@ async def sighted(
                     await add(pid, pid)
                 except ProcessGoneError:
                     continue  # the freeze will tell what has become of it
-        choices = [_choose(strategy, survey, memory_limit) for _, survey in seen]
+        choices = [choice_for(survey, strategy, memory_limit) for _, survey in seen]
         needed = [
             _needed(survey, choice)
             for (_, survey), choice in zip(seen, choices, strict=True)
@@ -98,7 +98,8 @@ async def sighted(
             ]
 
 
-def _choose(strategy: Strategy, seen: Survey, memory_limit: int) -> Choice:
+def choice_for(seen: Survey, strategy: Strategy, memory_limit: int) -> Choice:
+    """Return how the memory of a process that has been looked at is to be read."""
     return choose(
         strategy,
         expected_bytes=seen.expected_bytes,

@@ -14,4 +14,5 @@ MACHINE = Machine(
     get_robust_list=100,
     waitid=95,
     kcmp=272,
+    userfaultfd=282,
 )

@@ -18,6 +18,7 @@ class Machine:
     :ivar get_robust_list: number of ``get_robust_list(2)``
     :ivar waitid: number of ``waitid(2)``
     :ivar kcmp: number of ``kcmp(2)``
+    :ivar userfaultfd: number of ``userfaultfd(2)``
     """
 
     name: str
@@ -30,3 +31,4 @@ class Machine:
     get_robust_list: int
     waitid: int
     kcmp: int
+    userfaultfd: int

@@ -78,4 +78,5 @@ MACHINE = Machine(
     get_robust_list=274,
     waitid=247,
     kcmp=312,
+    userfaultfd=323,
 )

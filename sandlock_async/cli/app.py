@@ -8,6 +8,7 @@ import rich_click as click
 import sandlock_async
 from sandlock_async.cli import output
 from sandlock_async.cli.capture import capture
+from sandlock_async.cli.check import check
 from sandlock_async.cli.convert import convert
 from sandlock_async.cli.demo import demo
 from sandlock_async.cli.inspect import inspect
@@ -29,6 +30,7 @@ INTERRUPTED = 130
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
         "sandlock-async demo",
+        "sandlock-async check 4242 --directory ckpt/web",
         "sandlock-async capture 4242 ckpt/web",
         "sandlock-async inspect ckpt/web",
         "sandlock-async list ckpt",
@@ -48,13 +50,13 @@ def app(context: click.Context) -> None:
 
     Text for people goes to stderr; with --json a command prints one JSON object on
     stdout. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done, and found something
-    wrong (verify), 130 interrupted (Ctrl-C), 143 terminated.
+    wrong (verify, check), 130 interrupted (Ctrl-C), 143 terminated.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-for _command in (demo, capture, inspect, list_, convert, verify):
+for _command in (demo, capture, inspect, list_, convert, verify, check):
     app.add_command(_command)
 
 

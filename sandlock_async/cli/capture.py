@@ -30,7 +30,8 @@ from sandlock_async.model import Skipped
 from sandlock_async.report import CaptureReport
 from sandlock_async.strategy import Strategy
 
-_MAX_PID = (1 << 31) - 1
+MAX_PID = (1 << 31) - 1
+"""That of ``pid_t``."""
 
 _MAX_SKIPPED_SHOWN = 10
 """Lines of what is not in the image; ``inspect`` shows them all."""
@@ -54,7 +55,7 @@ def _seconds(value: str | float) -> float:
         "sandlock-async capture $(pidof redis-server) /backup/redis --timeout 2",
     ),
 )
-@click.argument("pid", type=click.IntRange(1, _MAX_PID))
+@click.argument("pid", type=click.IntRange(1, MAX_PID))
 @click.argument("directory", metavar="DIR", type=checkpoint_path)
 @click.option("--name", metavar="N", help="Its name.  [default: that of DIR]")
 @click.option(

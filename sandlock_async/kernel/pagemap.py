@@ -107,6 +107,11 @@ class Pagemap:
     ) -> None:
         self.close()
 
+    @property
+    def scans(self) -> bool:
+        """Whether ``PAGEMAP_SCAN`` works, as far as it has been tried."""
+        return self._scan
+
     def scan(
         self, spans: Iterable[tuple[int, int]], *, hold_gil: bool = False
     ) -> "PageRanges":

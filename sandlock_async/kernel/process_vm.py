@@ -15,6 +15,9 @@ IOV_MAX = 1024
 MAX_BYTES = 0x7FFFF000
 """Bytes a call moves at most, ``linux/fs.h`` (MAX_RW_COUNT)."""
 
+_NOWHERE = (1 << 64) - 4096
+"""Where no process has anything: an address of the kernel's."""
+
 _ARGTYPES = (
     ctypes.c_int,
     ctypes.c_void_p,
@@ -93,6 +96,23 @@ def write(pid: int, address: int, content: bytes) -> None:
     local, remote = iovec(SCRATCH.address, size), iovec(address, size)
     arguments = (pid, ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0)
     _all(size, _writev_holding_gil(*arguments), "process_vm_writev", pid)
+
+
+def may_access(tid: int) -> bool:
+    """Whether the thread *tid* is one that we may attach to; nothing of it is touched.
+
+    The kernel asks for the same right as for PTRACE_SEIZE (``PTRACE_MODE_ATTACH``, and
+    all security modules), and before it looks for the page.
+
+    :raises OSError: ``ESRCH`` if it is gone, ``ENOSYS`` where the call is not known
+    """
+    try:
+        read(tid, _NOWHERE, 1)
+    except OSError as error:
+        if error.errno not in (errno.EFAULT, errno.EPERM):
+            raise
+        return error.errno == errno.EFAULT
+    return True
 
 
 def _all(size: int, moved: int, call: str, pid: int) -> None:

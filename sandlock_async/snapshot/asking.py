@@ -95,6 +95,8 @@ def find_means(
             gadgets=Gadgets(),
             obstacle="a seccomp filter that is not sandlock's might kill it for a clone",
         )
+    if _SHADOW_STACK in status:
+        return Means(gadgets=Gadgets(), obstacle="it has a shadow stack")
     gadgets = search_gadgets(pid, mappings)
     if not gadgets.usable:
         return Means(

@@ -95,12 +95,14 @@ class LateFds:
     same: Mapping[int, int]
 
 
-def read_late(target: Target, fds: Sequence[RawFd]) -> LateFds:
+def read_late(target: Target, fds: Sequence[RawFd], *, copying: bool = True) -> LateFds:
     """Look up what can be had of the descriptors of the running target.
 
     Whatever cannot be had, because the target has closed it or ended, is left out.
+
+    :param copying: ask copies of descriptors for the rest: types of unix sockets, seals
     """
-    kinds = dict(_socket_kinds(target, fds))
+    kinds = dict(_socket_kinds(target, fds, copying=copying))
     wanted = {inode_of(raw.link) for raw in fds if raw.link.startswith(SOCKET)}
     families = {kind.family for kind in kinds.values()}
     unknown = not wanted <= set(kinds)
@@ -108,7 +110,7 @@ def read_late(target: Target, fds: Sequence[RawFd]) -> LateFds:
     at_home = "unix" in families and _same_network(target.pid)
     return LateFds(
         files=dict(_look(target.pid, fds)),
-        seals=dict(_seals(target.pidfd, fds)),
+        seals=dict(_seals(target.pidfd, fds)) if copying else {},
         kinds=kinds,
         entries=entries,
         peers=_unix_peers() if at_home else {},
@@ -166,12 +168,16 @@ def _get_seals(fd: int) -> int:
 
 
 def _socket_kinds(
-    target: Target, fds: Sequence[RawFd]
+    target: Target, fds: Sequence[RawFd], *, copying: bool
 ) -> Iterator[tuple[int, SocketKind]]:
     sockets = {inode_of(raw.link): raw for raw in fds if raw.link.startswith(SOCKET)}
     for inode, raw in sockets.items():
         if UNIX in raw.fdinfo:
-            number = _ask(target.pidfd, raw.fd, inode, descriptors.socket_type)
+            number = (
+                _ask(target.pidfd, raw.fd, inode, descriptors.socket_type)
+                if copying
+                else None
+            )
             kind = None if number is None else _UNIX_TYPES.get(number)
             yield inode, SocketKind("unix", kind, 0)
         else:

@@ -44,6 +44,7 @@ class Survey:
     :ivar wanted: those of them that may have content for an image
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
+    :ivar image_bytes: what the image of it would have to hold
     :ivar uncopied_bytes: what of it a fork would not copy
     :ivar headroom: bytes that its memory cgroup has left; None if no limit
     :ivar files: which files are mapped
@@ -62,6 +63,7 @@ class Survey:
     wanted: Selection
     vm_flags: dict[int, frozenset[str]]
     expected_bytes: int
+    image_bytes: int
     uncopied_bytes: int
     headroom: int | None
     files: Identities
@@ -126,6 +128,7 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         wanted=wanted,
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
+        image_bytes=plan.image_bytes,
         uncopied_bytes=sum(
             segment.populated_bytes
             for segment in plan.segments

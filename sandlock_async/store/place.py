@@ -9,6 +9,7 @@ from sandlock_async.errors import CheckpointExistsError
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
 from sandlock_async.store.removal import open_folder
+from sandlock_async.store.space import free_bytes
 
 _TRIES = 16
 
@@ -48,6 +49,32 @@ class Place:
             return
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.folder)
 
+    def look(self) -> int:
+        """Return how many bytes are free here, after what :meth:`open` checks.
+
+        Nothing is made: of folders that are missing the nearest that is there counts.
+
+        :raises CheckpointExistsError: if something is there and may not be replaced
+        :raises StoreError: if what is there, or the folder, will not do
+        :raises OSError: as the file system says
+        """
+        missing = self._missing_folders()
+        for folder in missing:
+            if folder.is_symlink():
+                raise refusals.dangling_link(folder, self.destination)
+        nearest = missing[-1].parent if missing else self.folder
+        # Nobody lists a folder in which only another one is made.
+        access = os.O_PATH if missing else os.O_RDONLY
+        self.fd = os.open(nearest, access | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not missing:
+                self._check_folder()
+                self._check_destination()
+            _check_writable(self.fd)
+            return free_bytes(self.fd)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the folder; closing twice does nothing."""
         fd, self.fd = self.fd, -1
@@ -72,13 +99,17 @@ class Place:
                     return line.partition(b" - ")[2].startswith(b"overlay ")
         return False
 
-    def _make_folder(self) -> None:
+    def _missing_folders(self) -> list[Path]:
+        """Return the folders that would have to be made, the innermost first."""
         missing: list[Path] = []
         folder = self.folder
         while not folder.exists():
             missing.append(folder)
             folder = folder.parent
-        for folder in reversed(missing):
+        return missing
+
+    def _make_folder(self) -> None:
+        for folder in reversed(self._missing_folders()):
             try:
                 folder.mkdir(mode=0o700)
             except FileExistsError:
@@ -113,6 +144,18 @@ class Place:
                 raise refusals.mount_point(self.destination)
         finally:
             os.close(fd)
+
+
+def _check_writable(fd: int) -> None:
+    """Return if something can be made in a folder.
+
+    :raises OSError: ``EROFS`` or ``EACCES`` if not
+    """
+    if os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+        return
+    read_only = os.fstatvfs(fd).f_flag & os.ST_RDONLY
+    number = errno.EROFS if read_only else errno.EACCES
+    raise OSError(number, os.strerror(number))
 
 
 def _mount_of(fd: int) -> int:

@@ -1,12 +1,12 @@
 """What the file system, or what is at the destination, forbids: with what helps."""
 
 import errno
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sandlock_async.errors import NoSpaceError, SandlockAsyncError, StoreError
+from sandlock_async.store.space import free_bytes
 
 _NO_RIGHT = "use a folder that you may read and write"
 _HELP = {
@@ -119,8 +119,7 @@ def not_synced(destination: Path, error: OSError) -> StoreError:
 def _free_above(path: Path) -> int:
     for folder in path.parents:
         try:
-            found = os.statvfs(folder)
+            return free_bytes(folder)
         except OSError:
             continue
-        return found.f_bavail * found.f_frsize
     return 0

@@ -16,7 +16,7 @@ import stat
 import time
 from pathlib import Path
 
-from sandlock_async.errors import CheckpointExistsError, NoSpaceError, StoreError
+from sandlock_async.errors import CheckpointExistsError, StoreError
 from sandlock_async.image import layout
 from sandlock_async.image.age import SUFFIX, Recipients
 from sandlock_async.kernel.rename import Rename, renameat2
@@ -32,6 +32,7 @@ from sandlock_async.store.removal import (
     remove_abandoned,
     try_lock,
 )
+from sandlock_async.store.space import free_bytes, require_space
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 16
@@ -89,17 +90,14 @@ class Stage:
 
     def free_bytes(self) -> int:
         """Return what an ordinary user can still write to the file system."""
-        found = os.fstatvfs(self._fd)
-        return found.f_bavail * found.f_frsize
+        return free_bytes(self._fd)
 
     def require(self, needed: int) -> None:
         """Return if there is room for *needed* bytes now.
 
         :raises NoSpaceError: if not
         """
-        free = self.free_bytes()
-        if needed > free:
-            raise NoSpaceError(self.destination, needed=needed, free=free)
+        require_space(self.destination, needed=needed, free=self.free_bytes())
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, mode 0600."""

@@ -41,7 +41,7 @@ from sandlock_async.injection.sigframe import (
     sigframe,
     xstate_area,
 )
-from sandlock_async.kernel import ptrace
+from sandlock_async.kernel import files, ptrace
 from sandlock_async.model import AltStack, IntervalTimer, SignalAction
 from sandlock_async.procfs.maps import parse_maps
 from sandlock_async.procfs.stat import parse_stat
@@ -772,6 +772,17 @@ def test_means_that_are_not_looked_for(
 
     assert reason in means.obstacle
     assert means.gadgets == Gadgets()
+
+
+def test_a_shadow_stack_is_seen_before_the_freeze(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status = STATUS + b"x86_Thread_features:\tshstk\n"
+    monkeypatch.setattr(files, "read_record", lambda _: status)
+
+    means = find_means(1, MACHINES["x86_64"], [], [], sandboxed=False)
+
+    assert means.obstacle == "it has a shadow stack"
 
 
 def answer_of(
