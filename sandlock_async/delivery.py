@@ -25,6 +25,7 @@ from sandlock_async.report import CaptureReport
 from sandlock_async.scene import Scene, Snapshot, lost_contents
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.store.draft import Draft, drafted
+from sandlock_async.store.syncing import sync_checkpoint
 from sandlock_async.target import is_sandbox
 from sandlock_async.workers import Workers
 
@@ -237,11 +238,14 @@ def find_done(order: Order) -> CaptureReport | None:
     """Return the report of the very capture that is wanted, if it has been made.
 
     :raises ImageError: if what is at its place cannot be read
+    :raises StoreError: if it is to be durable, and cannot be made so
     """
     wanted = order.options.operation_id
     operation = None if wanted is None else find_operation(order.destination)
     if operation is None or operation.id != wanted:
         return None
+    if order.options.durable:
+        sync_checkpoint(order.destination)
     return operation.report
 
 

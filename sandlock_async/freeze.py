@@ -410,7 +410,7 @@ def dead_leader_error(
             tid
             for tid in files.list_numbers(f"/proc/{pid}/task")
             if tid != pid
-            and not parse_stat(files.read_file(f"/proc/{pid}/task/{tid}/stat")).is_dead
+            and not parse_stat(files.read_file(f"/proc/{pid}/task/{tid}/stat")).is_dying
         ]
     except OSError as error:
         if not files.is_gone(error):

@@ -7,6 +7,7 @@ in the midst of an execve(2) for instance, is let go.
 """
 
 import concurrent.futures
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,9 +16,10 @@ from sandlock_async.clock import Deadline
 from sandlock_async.errors import ProcessGoneError, SandlockAsyncError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import ThreadGroup
-from sandlock_async.injection.snapshots import Snapshot
+from sandlock_async.injection.snapshots import Snapshot, find_unheld
 from sandlock_async.kernel import files
 from sandlock_async.procfs.maps import parse_maps
+from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.snapshot.asking import Asking, Means, Unasked
 from sandlock_async.snapshot.facts import read_thread_facts
 from sandlock_async.snapshot.forked import lost_copy_error
@@ -30,6 +32,12 @@ from sandlock_async.waiters import (
     child_stops_silenced,
     polls_held,
 )
+
+_POLL_S = 0.001
+_NAMED_S = 0.5
+"""A copy gives itself its name within that."""
+_CLONE_S = 2.0
+"""A clone that nobody waits for makes its copy within that, or never."""
 
 _TRIES = 100
 _PATIENCE_S = 1.0
@@ -76,6 +84,10 @@ class Copies:
         :return: what could not be done, as warnings, by pid of the process
         """
         warnings: dict[int, str] = {}
+        for subject in self._cast:
+            if subject.is_unheard:
+                subject.is_unheard = False
+                subject.snapshot = _found(subject.target.pid)
         try:
             for subject, snapshot in self._there():
                 ending = self._begin_end(self._thread(), subject, snapshot)
@@ -114,6 +126,26 @@ class Copies:
         if self._holder is None:
             self._holder = TracerThread(self._cast[0].target.pid)
         return self._holder
+
+
+def _found(pid: int) -> Snapshot | None:
+    """Return the copy that a clone has made of which nobody has heard, if it has.
+
+    While it lives the main thread waits for it (state D, CLONE_VFORK), or is about to.
+    """
+    began = time.monotonic()
+    try:
+        while (snapshot := find_unheld(pid)) is None:
+            stat = parse_stat(files.read_record(f"/proc/{pid}/stat"))
+            patience = _CLONE_S if stat.state in "DR" else _NAMED_S
+            if stat.is_dead or time.monotonic() - began > patience:
+                return None
+            time.sleep(_POLL_S)
+    except OSError as error:
+        if not files.is_gone(error):
+            raise
+        return None
+    return snapshot
 
 
 def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:

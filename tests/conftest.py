@@ -45,10 +45,16 @@ def unblocked_loop() -> Iterator[None]:
 
 
 class Tracee:
-    """A running program, and what it says of itself."""
+    """A running program, and what it says of itself.
 
-    def __init__(self, process: "subprocess.Popen[bytes]", status: Status) -> None:
+    :ivar name: an argument that no other process has but its children
+    """
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", status: Status, path: Path
+    ) -> None:
         self.process = process
+        self.name = os.fsencode(path)
         self.pid = process.pid
         self.status = status
 
@@ -78,6 +84,12 @@ class Tracee:
                 continue
             found.add(status.partition("TracerPid:")[2].split()[0])
         return found
+
+    def end(self) -> None:
+        """Kill it, and let go of what is held for it."""
+        self.process.kill()
+        self.process.wait()
+        self.status.close()
 
     def check_runs_on(self) -> None:
         """Assert that it goes on, untraced, and has found nothing wrong."""
@@ -122,7 +134,7 @@ def spawn(
         else:
             command = [str(compiled(name)), str(path)]
         process = subprocess.Popen([*command, *map(str, arguments)])
-        tracee = Tracee(process, status)
+        tracee = Tracee(process, status, path)
         tracees.append(tracee)
         until(
             lambda: status[READY] or process.poll() is not None, f"{name} to be ready"

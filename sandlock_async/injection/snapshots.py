@@ -146,6 +146,21 @@ def _find_snapshot(pid: int, inner_pid: int) -> int:
     raise ProcessLookupError(errno.ESRCH, f"process {pid} has no child {inner_pid}")
 
 
+def find_unheld(pid: int) -> Snapshot | None:
+    """Return the latest snapshot that nobody holds, dead or alive, if there is one."""
+    found: Snapshot | None = None
+    for child, inner in _snapshots(pid):
+        try:
+            status = parse_status(files.read_record(f"/proc/{child}/status"))
+        except OSError as error:
+            if not files.is_gone(error):
+                raise
+            continue
+        if status.get("TracerPid", "0") == "0":
+            found = Snapshot(child, pid, inner, (0, b""))
+    return found
+
+
 def find_zombies(pid: int) -> tuple[int, ...]:
     """Return snapshots that nobody has reaped, as process *pid* knows them.
 

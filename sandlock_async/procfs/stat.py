@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 _PF_KTHREAD = 0x00200000  # linux/sched.h
+_PF_LEAVING = 0x4 | 0x400  # PF_EXITING, PF_SIGNALED
+_SIGKILL = 1 << 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +17,7 @@ class Stat:
     :ivar flags: ``PF_*`` of ``linux/sched.h``
     :ivar num_threads: threads of the group
     :ivar start_time: clock ticks after boot; with the pid, an identity
+    :ivar pending: signals up to 31 that wait for this very thread, as a set of bits
     """
 
     comm: str
@@ -23,6 +26,15 @@ class Stat:
     flags: int
     num_threads: int
     start_time: int
+    pending: int
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether it executes nothing any more, dead or about to be.
+
+        Whatever ends a whole process does so by a SIGKILL for each of its threads.
+        """
+        return bool(self.is_dead or self.flags & _PF_LEAVING or self.pending & _SIGKILL)
 
     @property
     def is_dead(self) -> bool:
@@ -73,7 +85,7 @@ def parse_stat(content: bytes) -> Stat:
     head, _, tail = content.rpartition(b")")
     _, _, comm = head.partition(b"(")
     fields = tail.split()
-    if len(fields) < 20:
+    if len(fields) < 29:
         raise ValueError(f"not a stat file: {content!r}")
 
     return Stat(
@@ -83,4 +95,5 @@ def parse_stat(content: bytes) -> Stat:
         flags=int(fields[6]),
         num_threads=int(fields[17]),
         start_time=int(fields[19]),
+        pending=int(fields[28]),
     )

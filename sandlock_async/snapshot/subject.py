@@ -23,6 +23,7 @@ class Subject:
     :ivar direct: where the memory goes that is copied under the freeze
     :ivar choice: whether a copy of it is to be made instead, and why
     :ivar snapshot: the copy, once it is made
+    :ivar is_unheard: whether a copy was asked for, and nobody waited for the answer
     :ivar forked: the memory, as the copy has it
     :ivar planner: what has been planned so far
     :ivar known_fds: its descriptors a moment before the freeze
@@ -42,6 +43,7 @@ class Subject:
         self.direct = direct
         self.choice = choice
         self.snapshot: Snapshot | None = None
+        self.is_unheard: bool = False
         self.forked: ForkedSource | None = None
         self.group: ThreadGroup = ThreadGroup(target.pid, deadline)
         self.planner: Planner = survey.planner

@@ -56,9 +56,7 @@ def share_segments(files: ImageFiles, stage: Path, *, durable: bool) -> Shared:
         data = segment.data
         if isinstance(data, FileSegment):
             with data.opened() as fd:
-                if _share(fd, stage / name):
-                    if durable:
-                        os.fsync(fd)
+                if _share(fd, stage / name, durable=durable):
                     linked_bytes += len(data)
                     entries[name] = Entry(
                         name=name,
@@ -75,10 +73,10 @@ def share_segments(files: ImageFiles, stage: Path, *, durable: bool) -> Shared:
     )
 
 
-def _share(fd: int, path: Path) -> bool:
+def _share(fd: int, path: Path, *, durable: bool) -> bool:
     found = os.fstat(fd)
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) != 0o600:
-        return _clone(fd, path)
+        return _clone(fd, path, durable=durable)
     try:
         # The file that is open, whatever its name means by now: linkat(2). Python
         # follows the link of procfs only if given a directory, which is not used.
@@ -86,16 +84,20 @@ def _share(fd: int, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _UNABLE:
             raise
-        return _clone(fd, path)
+        return _clone(fd, path, durable=durable)
+    if durable:
+        os.fsync(fd)
     return True
 
 
-def _clone(fd: int, path: Path) -> bool:
+def _clone(fd: int, path: Path, *, durable: bool) -> bool:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     copy = os.open(path, flags, 0o600)
     try:
         fcntl.ioctl(copy, FICLONE, fd)
         os.fchmod(copy, 0o600)  # whatever the umask
+        if durable:
+            os.fsync(copy)
     except OSError as error:
         path.unlink()
         if error.errno not in _UNABLE:

@@ -67,10 +67,20 @@ def remove_abandoned(parent_fd: int) -> None:
         except OSError:
             continue  # gone, not ours to open, or not a stage
         try:
-            if _is_abandoned(fd, name, parent_fd):
+            # It may be what a killed writer has just replaced: if it went before the
+            # disk knows of that, neither would be there after a power cut.
+            if _is_abandoned(fd, name, parent_fd) and _is_synced(parent_fd):
                 remove(fd, name, parent_fd)
         finally:
             os.close(fd)
+
+
+def _is_synced(fd: int) -> bool:
+    try:
+        os.fsync(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _is_abandoned(fd: int, name: str, parent_fd: int) -> bool:

@@ -33,6 +33,7 @@ from sandlock_async.store.removal import (
     try_lock,
 )
 from sandlock_async.store.space import free_bytes, require_space
+from sandlock_async.store.syncing import sync_folder, sync_parents
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 16
@@ -133,7 +134,8 @@ class Stage:
         self.write(layout.META, meta)
         if self.durable:
             for folder in (*reversed(self._folders), "."):
-                _sync_folder(folder, self._fd)
+                sync_folder(folder, self._fd)
+            sync_parents(self._place.fd)
         self._reserve.release()
         try:
             replaced_fd = self._rename()
@@ -147,11 +149,13 @@ class Stage:
         try:
             if self.durable:
                 os.fsync(self._place.fd)
+            if replaced_fd >= 0:
+                remove(replaced_fd, self.path.name, self._place.fd)
         except OSError as error:
+            # What was replaced is kept: it is there again, if the rename is lost.
             raise refusals.not_synced(self.destination, error) from error
         finally:
             if replaced_fd >= 0:
-                remove(replaced_fd, self.path.name, self._place.fd)
                 os.close(replaced_fd)
             self._close()
 
@@ -302,11 +306,3 @@ class Stage:
 
 def _new_name() -> str:
     return STAGE_PREFIX + os.urandom(16).hex()
-
-
-def _sync_folder(name: str, dir_fd: int) -> None:
-    fd = open_folder(name, dir_fd)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

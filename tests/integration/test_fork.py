@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 import sandlock_async as sa
+from sandlock_async.injection.questions import Answers
+from sandlock_async.snapshot import window
+from sandlock_async.snapshot.asking import Asking, Unasked
 from tests.conftest import Tracee, missing, until
 from tests.integration.test_asking import is_zombie
 from tests.integration.test_targets import memory_at
@@ -142,6 +145,40 @@ async def test_a_copy_that_is_killed(
     assert "direct" in caught.value.help
     assert tracee.copies() == []
     assert os.listdir(tmp_path) == ["status-0"]
+    tracee.check_runs_on()
+
+
+async def test_a_copy_that_was_made_after_all(
+    spawn: Callable[..., Tracee], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracee = spawn("unnoticed", "early")
+
+    def given_up(_: Asking, __: Callable[[], None]) -> Answers | Unasked:
+        monkeypatch.undo()
+        raise sa.FreezeTimeoutError(tracee.pid, "freeze", "the clone is still at it")
+
+    for _ in range(20):
+        monkeypatch.setattr(Asking, "advance", lambda _: None)
+        monkeypatch.setattr(Asking, "finish", given_up)
+        with pytest.raises(sa.FreezeTimeoutError, match="at it"):
+            await sa.capture_to(tracee.pid, tmp_path / "it", strategy="fork")
+        assert tracee.copies() == []
+        tracee.check_runs_on()
+
+
+async def test_a_copy_whose_capture_fails_just_then(
+    spawn: Callable[..., Tracee], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracee = spawn("unnoticed")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(window, "read_facts", fail)
+    with pytest.raises(sa.SandlockAsyncError, match="Too many open files"):
+        await sa.capture_to(tracee.pid, tmp_path / "it", strategy="fork")
+
+    assert tracee.copies() == []
     tracee.check_runs_on()
 
 

@@ -149,7 +149,7 @@ async def test_a_damaged_image_is_not_made_a_whole_one(
     await sa.convert(image, tmp_path / "linked", format="v1")
     assert [*(await found_in(tmp_path / "linked")).values()] == [DAMAGED]
 
-    monkeypatch.setattr("sandlock_async.store.links._share", lambda *_: False)
+    monkeypatch.setattr("sandlock_async.store.links._share", lambda *_, **__: False)
     with pytest.raises(sa.ImageCorruptError, match=memory.name):
         await sa.convert(image, tmp_path / "copied", format="v1")
     async with await sa.Checkpoint.load(image) as checkpoint:

@@ -18,3 +18,6 @@ class Status:
 
     def __setitem__(self, slot: int, value: int) -> None:
         struct.pack_into("<Q", self._map, 8 * slot, value)
+
+    def close(self) -> None:
+        self._map.close()

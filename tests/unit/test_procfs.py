@@ -97,6 +97,28 @@ def test_stat_of_a_program_with_an_odd_name() -> None:
     assert (stat.flags, stat.num_threads, stat.start_time) == (9, 20, 22)
 
 
+@pytest.mark.parametrize(
+    ("state", "flags", "pending", "dead", "dying"),
+    [
+        (b"S", 0x400000, 0, False, False),
+        (b"S", 0, 1 << 14, False, False),
+        (b"Z", 0, 0, True, True),
+        (b"R", 0x4, 0, False, True),
+        (b"R", 0x400, 0, False, True),
+        (b"D", 0, 1 << 8, False, True),
+    ],
+)
+def test_stat_of_a_thread_that_is_about_to_end(
+    state: bytes, flags: int, pending: int, dead: bool, dying: bool
+) -> None:
+    fields = [b"%d" % n for n in range(4, 53)]
+    fields[9 - 4], fields[31 - 4] = b"%d" % flags, b"%d" % pending
+
+    stat = parse_stat(b"42 (name) " + state + b" " + b" ".join(fields))
+
+    assert (stat.is_dead, stat.is_dying) == (dead, dying)
+
+
 def test_fdinfo() -> None:
     content = b"pos:\t5\nflags:\t02100002\nmnt_id:\t15\neventfd-count:      5\n"
 
