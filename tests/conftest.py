@@ -51,7 +51,7 @@ class Tracee:
     """
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", status: Status, path: Path
+        self, process: "subprocess.Popen[bytes]", status: Status, path: Path = Path()
     ) -> None:
         self.process = process
         self.name = os.fsencode(path)
