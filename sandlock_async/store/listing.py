@@ -13,6 +13,7 @@ from sandlock_async.image.directory import (
     is_at,
     open_image,
 )
+from sandlock_async.kernel.files import let_go
 
 TOP_LEVEL = frozenset(
     name.partition("/")[0]
@@ -88,7 +89,7 @@ def measure(path: Path) -> Sizes:
         except OSError as error:
             raise image_error(error, path) from error
         finally:
-            os.close(fd)
+            let_go(fd)
     raise ImageError(f"{path}: changes all the time", path=path)
 
 
