@@ -183,7 +183,7 @@ def _read(subject: Subject) -> View:
     finally:
         asked = _finish(subject, asking, copy)
     if copy is None:
-        _take_snapshot(subject, asked, asking.changed, wanted, vm_flags, facts)
+        _use_snapshot(subject, asked, wanted, vm_flags, facts)
     else:
         subject.direct.copy(*copy)
     return View(
@@ -201,7 +201,12 @@ _Copy = tuple[Plan, SharedMemory]
 def _finish(subject: Subject, asking: Asking, copy: _Copy | None) -> Answers | Unasked:
     """Wait for the clone's end; if that fails the copy is not made."""
     try:
-        return asking.finish(subject.group.check_aborted)
+        asked = asking.finish(subject.group.check_aborted)
+        if isinstance(asked, Answers) and asked.snapshot:
+            # At once: whatever fails from here on, it is ended and reaped.
+            pid = subject.target.pid
+            subject.snapshot = Snapshot.of(pid, asked.snapshot, asking.changed)
+        return asked
     except BaseException:
         if copy is not None:
             copy[1].close()
@@ -254,24 +259,18 @@ def _plan(
         raise
 
 
-def _take_snapshot(
+def _use_snapshot(
     subject: Subject,
     asked: Answers | Unasked,
-    changed: tuple[int, bytes],
     wanted: Selection,
     vm_flags: VmFlags,
     facts: Facts,
 ) -> None:
-    """Hold the copy that was made, and read what it lacks; if there is none, all.
-
-    :param changed: address and content of what the copy has otherwise
-    """
-    pid, direct = subject.target.pid, subject.direct
+    """Read what the copy that was made lacks; if there is none, all."""
+    direct, snapshot = subject.direct, subject.snapshot
     if isinstance(asked, Unasked):
         obstacle = asked.reason
-    elif asked.snapshot:
-        snapshot = Snapshot.of(pid, asked.snapshot, changed)
-        subject.snapshot = snapshot
+    elif snapshot is not None:
         copied, others = split_by_fork(wanted, vm_flags)
         direct.copy(*_plan(subject, others, vm_flags, facts))
         if not direct.pending:
