@@ -17,11 +17,12 @@ from sandlock_async.delivery import (
     delivering,
     find_done,
     find_policy,
-    picture_of,
+    pictured,
     tell_nobody,
 )
 from sandlock_async.errors import CheckpointExistsError
 from sandlock_async.events import Committed, Event
+from sandlock_async.failure import exhaustion_explained
 from sandlock_async.image import find_format
 from sandlock_async.image.policy import Policy
 from sandlock_async.model import Picture
@@ -67,16 +68,24 @@ async def capture(
     check_arguments(name=name, policy=policy, app_state=app_state, timeout=timeout)
     kept = Kept()
     try:
-        async with Workers() as workers:
-            picture = await workers.alone(
-                _to_memory(target, policy, workers, kept, timeout)
-            )
+        with exhaustion_explained(resolve_pid(target)):
+            async with Workers() as workers:
+                picture = await workers.alone(
+                    _to_memory(target, policy, workers, kept, timeout)
+                )
     except BaseException:
-        async with Workers() as workers:
-            await workers.run(kept.release)
+        await _release(kept)
         raise
     named = replace_fields(picture, name=name or "", app_state=app_state)
     return Checkpoint.of(named, kept.release, _V1.name)
+
+
+async def _release(kept: Kept) -> None:
+    try:
+        async with Workers() as workers:
+            await workers.run(kept.release)
+    except OSError:  # there can be no more threads
+        kept.release()
 
 
 async def _to_memory(
@@ -110,10 +119,9 @@ async def _to_memory(
             )
             snapshot = scene.snapshots[0]
             kept.source = snapshot.source
-            state = await workers.run(
-                snapshot.process_state, _V1.holds, kept.spilled_pieces
+            return await workers.run(
+                pictured, snapshot, carried, _V1.holds, kept.spilled_pieces
             )
-            return picture_of(state, snapshot, carried)
     finally:
         try:
             await workers.drained()
@@ -199,10 +207,13 @@ async def capture_to(
             durable=durable,
         ),
     )
-    async with Workers() as workers:
-        if on_event is not None:  # it is called on the event loop, so all is done there
-            return await carry_out(order, workers, on_event)
-        return await workers.alone(carry_out(order, workers))
+    with exhaustion_explained(order.pid):
+        async with Workers() as workers:
+            if (
+                on_event is not None
+            ):  # it is called on the event loop: all is done there
+                return await carry_out(order, workers, on_event)
+            return await workers.alone(carry_out(order, workers))
 
 
 async def carry_out(

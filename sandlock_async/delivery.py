@@ -11,6 +11,7 @@ from dataclasses import replace as replace_fields
 from sandlock_async.arguments import Order
 from sandlock_async.errors import UncapturableError
 from sandlock_async.events import Event, Frozen, Progress, Thawed
+from sandlock_async.failure import explained
 from sandlock_async.image import layout
 from sandlock_async.image.files import with_small_file
 from sandlock_async.image.layout import child_name
@@ -19,11 +20,12 @@ from sandlock_async.image.policy import Policy
 from sandlock_async.image.policy.carry import Carried, given_policy
 from sandlock_async.image.reader import find_operation
 from sandlock_async.image.writer import LaidOut, lay_out_tree
-from sandlock_async.model import Picture, ProcessState
+from sandlock_async.model import MemoryMap, Picture
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
 from sandlock_async.scene import Scene, Snapshot, lost_contents
 from sandlock_async.snapshot.direct import Run
+from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.store.draft import Draft, drafted
 from sandlock_async.store.syncing import sync_checkpoint
 from sandlock_async.target import is_sandbox
@@ -197,9 +199,7 @@ class Delivery:
     def _lay_out(self, scene: Scene) -> tuple[LaidOut, list[str]]:
         options = self._order.options
         pictures = [
-            picture_of(
-                snapshot.process_state(options.layout.holds), snapshot, self._policy
-            )
+            pictured(snapshot, self._policy, options.layout.holds)
             for snapshot in scene.snapshots
         ]
         first = replace_fields(
@@ -276,8 +276,18 @@ def find_policy(target: object, policy: bytes | Policy | None, default: str) -> 
     return given_policy(policy, sandbox, has_lib64=has_lib64, default=default)
 
 
-def picture_of(state: ProcessState, snapshot: Snapshot, policy: Carried) -> Picture:
-    """Return a picture, without a name, of what was seen of a process."""
+def pictured(
+    snapshot: Snapshot,
+    policy: Carried,
+    holds: Callable[[MemoryMap], bool],
+    streamed: dict[int, list[Piece]] | None = None,
+) -> Picture:
+    """Return a picture, without a name, of what was seen of a process.
+
+    :raises CaptureError: if something of it cannot be read any more
+    """
+    with explained(snapshot.target.pid, "write"):
+        state = snapshot.process_state(holds, streamed)
     return Picture(
         name="",
         policy=policy.data,

@@ -174,13 +174,14 @@ class CheckpointExistsError(StoreError, FileExistsError):
 class NoSpaceError(StoreError):
     """The file system has no room for the image.
 
-    :ivar needed: bytes the image takes, as far as known
+    :ivar needed: bytes the image takes, as far as known; 0 if nothing is
     :ivar free: bytes available when it failed
     """
 
     def __init__(self, path: Path, *, needed: int, free: int) -> None:
+        wanted = f"{needed} bytes needed, {free} free" if needed else f"{free} free"
         super().__init__(
-            f"no space for {path}: {needed} bytes needed, {free} free",
+            f"no space for {path}: {wanted}",
             path=path,
             help="free some space, or choose another file system",
         )

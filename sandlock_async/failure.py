@@ -37,6 +37,17 @@ def translate(error: OSError, pid: int, phase: str) -> CaptureError:
 
 
 @contextmanager
+def explained(pid: int, phase: str) -> Generator[None]:
+    """Turn every :exc:`OSError` inside to a :exc:`CaptureError`."""
+    try:
+        yield
+    except SandlockAsyncError:
+        raise
+    except OSError as error:
+        raise translate(error, pid, phase) from error
+
+
+@contextmanager
 def exhaustion_explained(pid: int) -> Generator[None]:
     """Say it in our own words when we run out of files, memory or threads."""
     try:

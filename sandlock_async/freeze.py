@@ -151,6 +151,8 @@ class ThreadGroup:
                     # SIGKILL undoes every stop, so the first tells. Later ones may
                     # have been ended by one that runs again: execve(2), exit(2).
                     whole = whole and detached > 0
+                except OSError:
+                    pass  # the end of this thread lets it go
                 detached += 1
         if self._tracees:
             self.thawed_at = time.monotonic()
@@ -227,7 +229,10 @@ class ThreadGroup:
             while not self._reaper_done.wait(_REAP_S):
                 for tid in tuple(self._tracees):
                     if tid != self.pid:
-                        wait.reap_thread(tid)
+                        try:
+                            wait.reap_thread(tid)
+                        except OSError:
+                            continue  # the next time
 
         name = f"sandlock-async-reaper-{self.pid}"
         reaper = threading.Thread(target=reap, name=name, daemon=True)

@@ -12,6 +12,7 @@ from sandlock_async.capture import carry_out
 from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.completion import task_group
 from sandlock_async.delivery import Delivered, Delivery, delivering
+from sandlock_async.failure import exhaustion_explained
 from sandlock_async.image.policy import Policy
 from sandlock_async.plan import Plan
 from sandlock_async.report import CaptureReport
@@ -97,8 +98,10 @@ async def _each_for_itself(
     async def work(rest: Iterator[tuple[int, Order]], shared: Workers) -> None:
         for number, order in rest:
             try:
-                async with shared.lent() as workers:
-                    outcomes[number] = await workers.alone(carry_out(order, workers))
+                with exhaustion_explained(order.pid):
+                    async with shared.lent() as workers:
+                        story = carry_out(order, workers)
+                        outcomes[number] = await workers.alone(story)
             except Exception as error:  # noqa: BLE001 - the caller gets it
                 outcomes[number] = error
 
@@ -196,7 +199,8 @@ async def _cut(
 def _kept(left: dict[int, Exception], pid: int) -> Generator[None]:
     """Keep the error of one process, and go on."""
     try:
-        yield
+        with exhaustion_explained(pid):
+            yield
     except Exception as error:  # noqa: BLE001 - the caller gets it
         left[pid] = error
 

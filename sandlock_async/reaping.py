@@ -41,6 +41,8 @@ _CLONE_S = 2.0
 
 _TRIES = 100
 _PATIENCE_S = 1.0
+_MOST_S = 10.0
+"""A process that will not stop is left with its zombie."""
 
 
 class Copies:
@@ -88,22 +90,32 @@ class Copies:
             if subject.is_unheard:
                 subject.is_unheard = False
                 subject.snapshot = _found(subject.target.pid)
+        there = self._there()
         try:
-            for subject, snapshot in self._there():
-                ending = self._begin_end(self._thread(), subject, snapshot)
+            for subject, snapshot in there:
                 subject.snapshot = None
-                ending.result()
-                problem = _reap(subject, snapshot.inner_pid, self._loop)
-                if problem:
-                    pid = subject.target.pid
-                    warnings[pid] = (
-                        f"process {pid} is left with a zombie, {snapshot.pid}, which "
-                        f"the next capture reaps: {problem}"
-                    )
+                self._end(subject, snapshot)
         finally:
+            # With it goes what it may still trace: else nobody could reap that.
             if self._holder is not None:
                 self._holder.shutdown()
+        for subject, snapshot in there:
+            problem = _reap(subject, snapshot.inner_pid, self._loop)
+            if problem:
+                pid = subject.target.pid
+                warnings[pid] = (
+                    f"process {pid} is left with a zombie, {snapshot.pid}, which "
+                    f"the next capture reaps: {problem}"
+                )
         return warnings
+
+    def _end(self, subject: Subject, snapshot: Snapshot) -> None:
+        try:
+            holder = self._thread()
+        except OSError:  # no more threads: nobody holds it, so any may
+            snapshot.end(_syscall_of(subject))
+        else:
+            self._begin_end(holder, subject, snapshot).result()
 
     def _there(self) -> list[tuple[Subject, Snapshot]]:
         return [
@@ -117,9 +129,7 @@ class Copies:
     ) -> "concurrent.futures.Future[None]":
         pid = subject.target.pid
         if pid not in self._ending:
-            syscall = subject.survey.means.gadgets.syscall
-            assert syscall is not None
-            self._ending[pid] = holder.submit(snapshot.end, syscall.address)
+            self._ending[pid] = holder.submit(snapshot.end, _syscall_of(subject))
         return self._ending[pid]
 
     def _thread(self) -> TracerThread:
@@ -148,11 +158,24 @@ def _found(pid: int) -> Snapshot | None:
     return snapshot
 
 
+def _syscall_of(subject: Subject) -> int:
+    """Return the address of a ``syscall`` in the code of a process and its copy."""
+    syscall = subject.survey.means.gadgets.syscall
+    assert syscall is not None
+    return syscall.address
+
+
 def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:
     """Return why it could not be done; nothing if it was."""
     problem = ""
+    gone = 0
     means = subject.survey.means
+    began = time.monotonic()
     for _ in range(_TRIES):
+        if time.monotonic() - began > _MOST_S:
+            break
+        if gone > 1:
+            return ""  # its zombies are somebody else's by now
         try:
             if problem:
                 means = survey(subject.target).means  # it has called execve(2)
@@ -164,14 +187,11 @@ def _reap(subject: Subject, inner_pid: int, loop: LoopFacts) -> str:
                 held.callback(tracer.shutdown)
                 once = tracer.submit(_reap_once, subject, inner_pid, means)
                 problem = once.result()
-        except ProcessGoneError:
-            return ""  # its zombies are somebody else's by now
-        except SandlockAsyncError as error:
+        except (SandlockAsyncError, OSError) as error:
             problem = str(error)
-        except OSError as error:
-            if files.is_gone(error):
-                return ""
-            problem = str(error)
+            gone += isinstance(error, ProcessGoneError) or (
+                isinstance(error, OSError) and files.is_gone(error)
+            )
         if not problem:
             return ""
     return problem

@@ -7,7 +7,7 @@ from sandlock_async.budget import BUDGET
 from sandlock_async.company import NEWCOMER_GROWTH_BYTES
 from sandlock_async.descendants import find_descendants
 from sandlock_async.errors import CaptureError, ProcessGoneError
-from sandlock_async.failure import exhaustion_explained, translate
+from sandlock_async.failure import explained, translate
 from sandlock_async.scene import Sight
 from sandlock_async.snapshot.survey import Survey, survey
 from sandlock_async.strategy import Choice, Strategy, choose
@@ -46,13 +46,13 @@ async def sighted(
         seen: list[tuple[Target, Survey]] = []
 
         def look(pid: int, who: object) -> Target:
-            with exhaustion_explained(pid):
+            with explained(pid, "prepare"):
                 return open_target(who)
 
         async def add(pid: int, who: object) -> None:
             found = await workers.acquire(Target.close, look, pid, who)
             opened.callback(found.close)
-            with exhaustion_explained(pid):
+            with explained(pid, "prepare"):
                 seen.append(
                     (
                         found,

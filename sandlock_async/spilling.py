@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from sandlock_async.clock import Deadline
 from sandlock_async.completion import completed, shielded, task_group
+from sandlock_async.errors import SandlockAsyncError
+from sandlock_async.failure import translate
 from sandlock_async.plan import Plan
 from sandlock_async.snapshot.copying import copy_overdue
 from sandlock_async.snapshot.direct import Pending, Run
@@ -53,11 +55,17 @@ async def spill_pending(
         while pieces:
             subject, piece = pieces.pop()
             source = subject.direct
-            async with buffers.lent() as buffer:
-                runs = await workers.run(
-                    source.read, piece, buffer.view, buffer.address
-                )
-                await spill(subject.target.pid, source.plan, piece.index, runs)
+            pid = subject.target.pid
+            try:
+                async with buffers.lent() as buffer:
+                    runs = await workers.run(
+                        source.read, piece, buffer.view, buffer.address
+                    )
+                    await spill(pid, source.plan, piece.index, runs)
+            except SandlockAsyncError:
+                raise
+            except OSError as error:
+                raise await workers.run(translate, error, pid, "snapshot") from error
 
     async def hand_on_all() -> None:
         pieces = [

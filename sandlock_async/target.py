@@ -99,9 +99,9 @@ class Target:
 
     def close(self) -> None:
         """Let the process go; once."""
-        os.close(self.pidfd)
+        files.let_go(self.pidfd)
         if self.root_fd >= 0:
-            os.close(self.root_fd)
+            files.let_go(self.root_fd)
 
     def check_same(self, phase: str) -> None:
         """Return if the pid still means this very process.
@@ -157,7 +157,7 @@ def open_target(target: object) -> Target:
             )
         _check_program(pid, machine)
     except BaseException:
-        os.close(pidfd)
+        files.let_go(pidfd)
         raise
     return Target(
         pid=pid,
@@ -259,7 +259,7 @@ def _check_program(pid: int, machine: Machine) -> None:
         try:
             header = os.read(fd, 20)
         finally:
-            os.close(fd)
+            files.let_go(fd)
     except OSError:
         return  # no rights: the attach will say so, with its reason
     elf = parse_elf_machine(header)

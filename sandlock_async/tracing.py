@@ -11,7 +11,7 @@ from sandlock_async.clock import Deadline
 from sandlock_async.company import Descendants, Equals, make_subject
 from sandlock_async.completion import Overdue
 from sandlock_async.errors import FreezeTimeoutError, WaitConflictError
-from sandlock_async.failure import exhaustion_explained
+from sandlock_async.failure import explained
 from sandlock_async.reaping import Copies
 from sandlock_async.scene import Scene, Sight, Snapshot
 from sandlock_async.snapshot.fd_late import read_late
@@ -69,20 +69,20 @@ async def take_scene(
     stuck = False
     try:
         for sight in sights:
-            with exhaustion_explained(pid):
-                cast.append(
-                    await workers.acquire(
-                        lambda made: made.direct.close(),
-                        make_subject,
-                        sight,
-                        deadline,
-                        workers,
-                    )
+            cast.append(  # noqa: PERF401 - what there is is closed if another fails
+                await workers.acquire(
+                    lambda made: made.direct.close(),
+                    _make_subject,
+                    sight,
+                    deadline,
+                    workers,
                 )
+            )
         began = time.monotonic()
         held = ExitStack()
-        with child_stops_silenced(), held:
-            with exhaustion_explained(pid):
+        with ExitStack() as silenced, held:
+            with explained(pid, "prepare"):
+                silenced.enter_context(child_stops_silenced())
                 tracer = TracerThread(pid)
             try:
                 await _look(tracer, cast, company, deadline, held, loop, workers)
@@ -104,8 +104,7 @@ async def take_scene(
                     # hand over the signals that were caught in flight.
                     tracer.submit(thaw, cast)
                     await workers.run(tracer.shutdown)
-        with exhaustion_explained(pid):
-            await workers.run(_settle, cast)
+        await workers.run(_settle, cast)
         await workers.run(company.close)
     except BaseException:
         # A thread that is stuck may still write to the arena.
@@ -153,20 +152,27 @@ async def close_scene(scene: Scene, workers: Workers) -> dict[int, str]:
     return left
 
 
+def _make_subject(sight: Sight, deadline: Deadline, workers: Workers) -> Subject:
+    with explained(sight.target.pid, "prepare"):
+        return make_subject(sight, deadline, workers)
+
+
 def _settle(cast: list[Subject]) -> None:
     """Do what had to wait for the thaw, and give back what is not needed."""
     for subject in cast:  # before the disk is waited for
         pid = subject.target.pid
-        subject.late = read_late(subject.target, subject.view.facts.fds)
-        subject.flags = settle_flags(pid, subject.survey, subject.view)
+        with explained(pid, "snapshot"):
+            subject.late = read_late(subject.target, subject.view.facts.fds)
+            subject.flags = settle_flags(pid, subject.survey, subject.view)
     for subject in cast:
         target = subject.target
-        if subject.forked is not None:
-            subject.forked.look()
-        subject.source.read_mapped_files(
-            target.pid, target.root_fd, subject.survey.files
-        )
-        subject.direct.trim()
+        with explained(target.pid, "snapshot"):
+            if subject.forked is not None:
+                subject.forked.look()
+            subject.source.read_mapped_files(
+                target.pid, target.root_fd, subject.survey.files
+            )
+            subject.direct.trim()
 
 
 def _close(cast: list[Subject], company: Descendants | Equals, copies: Copies) -> None:

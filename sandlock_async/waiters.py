@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from sandlock_async.arch import Machine
 from sandlock_async.errors import WaitConflictError
 from sandlock_async.kernel import files, signals
+from sandlock_async.kernel.libc import surely
 from sandlock_async.procfs.status import parse_status
 from sandlock_async.procfs.syscall import Syscall, parse_syscall
 from sandlock_async.target import Target
@@ -123,16 +124,16 @@ def child_stops_silenced() -> Generator[None]:
     with _silence:
         if _silencers == 0:
             _was_silent = signals.child_stops_silenced()
-        _silencers += 1
         # Again each time: somebody may have installed a handler meanwhile.
         signals.silence_child_stops(silent=True)
+        _silencers += 1
     try:
         yield
     finally:
         with _silence:
             _silencers -= 1
             if _silencers == 0 and not _was_silent:
-                signals.silence_child_stops(silent=False)
+                surely(lambda: signals.silence_child_stops(silent=False))
 
 
 def _forget_captures() -> None:

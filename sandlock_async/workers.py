@@ -47,6 +47,20 @@ class _Pool(concurrent.futures.ThreadPoolExecutor):
         """Whether no thread is left."""
         return not any(thread.is_alive() for thread in self._threads)
 
+    def forget(self) -> None:
+        """Drop what no thread has begun: nobody was given its future."""
+        while not self._work_queue.empty():
+            self._work_queue.get_nowait()
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if self.is_over:
+                raise
+            # Those that there are will do it. Raised, it would be done all the same,
+            # and nobody would close what it opens.
+
 
 class Workers(concurrent.futures.Executor):
     """A small pool that is empty and gone when its ``async with`` is left.
@@ -85,6 +99,7 @@ class Workers(concurrent.futures.Executor):
         except RuntimeError as error:
             if self._pool.is_closed:
                 raise
+            self._pool.forget()
             raise no_thread_error() from error
 
     async def alone(self, story: Coroutine[Any, Any, T]) -> T:

@@ -24,6 +24,7 @@ from sandlock_async.image.age import SUFFIX, Identities, Locked
 from sandlock_async.image.manifest import Entry, decode_manifest
 from sandlock_async.image.strict_json import Malformed
 from sandlock_async.image.sums import sum_of_file
+from sandlock_async.kernel.files import let_go
 from sandlock_async.model import SegmentData
 
 MAX_METADATA_BYTES = 64 << 20
@@ -128,7 +129,7 @@ class ImageDirectory:
             with os.scandir(fd) as entries:
                 names = [entry.name for entry in entries]
         finally:
-            os.close(fd)
+            let_go(fd)
         for name in names:
             if not name.isascii() or not name.isdigit() or name.startswith("0"):
                 raise self.corrupt(
@@ -154,11 +155,11 @@ class ImageDirectory:
             for folder in name.split("/"):
                 inner = os.open(folder, flags, dir_fd=where)
                 if where != self._fd:
-                    os.close(where)
+                    let_go(where)
                 where = inner
         except OSError as error:
             if where != self._fd:
-                os.close(where)
+                let_go(where)
             if error.errno == errno.ENOENT:
                 return None
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
@@ -193,7 +194,7 @@ class ImageDirectory:
         except OSError as error:
             raise image_error(error, self.path / name) from error
         finally:
-            os.close(fd)
+            let_go(fd)
 
     def manifest(self) -> dict[str, Entry] | None:
         """Return size and sum of every file, by name; None if nobody has taken them.
@@ -220,7 +221,10 @@ class ImageDirectory:
         folders = [""]
         while folders:
             folder = folders.pop()
-            fd = os.dup(self._fd) if not folder else self._open_folder(folder)
+            try:
+                fd = os.dup(self._fd) if not folder else self._open_folder(folder)
+            except OSError as error:
+                raise image_error(error, self.path) from error
             if fd is None:
                 continue  # removed meanwhile
             try:
@@ -230,7 +234,7 @@ class ImageDirectory:
             except OSError as error:
                 raise image_error(error, self.path / folder) from error
             finally:
-                os.close(fd)
+                let_go(fd)
             for last, status in found:
                 if status is None:
                     continue
@@ -301,7 +305,7 @@ class ImageDirectory:
         try:
             yield fd
         finally:
-            os.close(fd)
+            let_go(fd)
 
     def _cached_fd(self, name: str) -> int:
         if not self._finalizer.alive:
@@ -312,7 +316,7 @@ class ImageDirectory:
             if fd is None:
                 raise self.corrupt(name, "missing: removed or replaced since")
             while len(self._segments) >= _OPEN_FILES:
-                os.close(self._segments.popitem(last=False)[1])
+                let_go(self._segments.popitem(last=False)[1])
         self._segments[name] = fd
         return fd
 
@@ -356,7 +360,7 @@ class ImageDirectory:
                 flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 inner = os.open(folder, flags, dir_fd=where)
                 if where != self._fd:
-                    os.close(where)
+                    let_go(where)
                 where = inner
             fd = os.open(last, _READ, dir_fd=where)
         except FileNotFoundError:
@@ -368,9 +372,14 @@ class ImageDirectory:
             raise image_error(error, self.path / name) from error
         finally:
             if where != self._fd:
-                os.close(where)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
+                let_go(where)
+        try:
+            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        except OSError as error:
+            let_go(fd)
+            raise image_error(error, self.path / name) from error
+        if not is_regular:
+            let_go(fd)
             raise self.corrupt(name, "not a regular file of this image")
         return fd
 
@@ -384,9 +393,9 @@ def _status(name: str, fd: int) -> os.stat_result | None:
 
 def _close_all(fd: int, segments: "OrderedDict[str, int]") -> None:
     for segment in segments.values():
-        os.close(segment)
+        let_go(segment)
     segments.clear()
-    os.close(fd)
+    let_go(fd)
 
 
 class FileSegment(SegmentData):

@@ -25,6 +25,18 @@ class ImageFiles:
         """Length of all memory files together, holes included."""
         return sum(len(segment.data) for _, segment in self.segments)
 
+    @property
+    def disk_bytes(self) -> int:
+        """What all files take at most: holes are left out, but not pages of zeros.
+
+        :raises ImageError: if memory is from another image that cannot be read
+        """
+        return sum(map(len, self.small.values())) + sum(
+            stop - start
+            for _, segment in self.segments
+            for start, stop in segment.data.ranges()
+        )
+
 
 def with_small_file(files: ImageFiles, name: str, content: bytes) -> ImageFiles:
     """Return the same files and one more."""

@@ -38,6 +38,7 @@ from sandlock_async.injection.questions import (
 )
 from sandlock_async.injection.sigframe import ALL_SIGNALS
 from sandlock_async.kernel import files, libc, process_vm, ptrace, wait
+from sandlock_async.kernel.libc import surely
 from sandlock_async.procfs.stat import Stat, parse_stat
 
 # CLONE_VM | FS | FILES | SIGHAND | VFORK | THREAD | SYSVSEM, linux/sched.h. VFORK also
@@ -175,12 +176,11 @@ class Interview:
         # In this order: whenever we die, the thread finds its way back.
         # (Without TRACESYSGOOD a thread at a system call would be sent SIGTRAP then.)
         ptrace.setoptions(tid, ptrace.Option.TRACESYSGOOD)
-        ptrace.setregset(
-            tid,
-            ptrace.Regset.PRSTATUS,
-            _calling(registers, script, gadgets.syscall.address),
-        )
-        ptrace.setsigmask(tid, ALL_SIGNALS)
+        prstatus = ptrace.Regset.PRSTATUS
+        calling = _calling(registers, script, gadgets.syscall.address)
+        ptrace.setregset(tid, prstatus, calling)
+        # Given up from here on it would find back by itself, but a sleep ends early.
+        surely(lambda: ptrace.setsigmask(tid, ALL_SIGNALS))
         refusal: Refused | None = None
         for _ in ("entry", "exit"):
             signal, code = yield from self._next_stop(tid)
@@ -194,35 +194,46 @@ class Interview:
                 refusal = Refused("it was stopped just then", 0 if event else signal)
                 break
         else:
-            clone = _result(tid)
+            clone = surely(lambda: _result(tid))
             if clone < 0:
                 refusal = Refused(f"clone(2) says {_strerror(-clone)}")
             # The thread is about to leave its call. This makes the kernel look for signals
             # and restarts first, by the registers that it finds by then.
-            ptrace.interrupt(tid)
-        ptrace.setsigmask(tid, thread.mask)
-        ptrace.setregset(tid, ptrace.Regset.PRSTATUS, thread.registers)
-        content = process_vm.read(tid, script.answers_at, questions.answer_bytes)
-        process_vm.write(tid, script.return_at, before)
+            surely(lambda: ptrace.interrupt(tid))
+        surely(lambda: ptrace.setsigmask(tid, thread.mask))
+        surely(lambda: ptrace.setregset(tid, prstatus, thread.registers))
+        content = surely(
+            lambda: process_vm.read(tid, script.answers_at, questions.answer_bytes)
+        )
+        surely(lambda: process_vm.write(tid, script.return_at, before))
         if refusal is not None:
             raise refusal
         return questions.parse(content)
 
     def _next_stop(self, tid: int) -> Generator[None, None, tuple[int, int]]:
         """Resume the thread up to the edge of a system call, or what comes before."""
-        ptrace.resume(tid, to_system_call=True)
-        while (stop := ptrace.stop_siginfo(tid)) is None:
+        surely(lambda: ptrace.resume(tid, to_system_call=True))
+        while (stop := surely(lambda: ptrace.stop_siginfo(tid))) is None:
             yield
         wait.take_stop_report(tid)
         return stop
 
     def _look_after(self) -> None:
         """See why it takes so long, and help."""
+        try:
+            is_dead = _stat(self._tid).is_dead
+            if not is_dead:
+                self._help_clone()
+        except OSError:
+            return  # what lasts, the next look will tell; it must not be left half-way
         # Neither a running tracee nor a dead one says anything to ptrace(2).
-        if _stat(self._tid).is_dead:
+        if is_dead:
             raise ProcessLookupError(
                 errno.ESRCH, f"process {self._tid} was killed while it was asked"
             )
+
+    def _help_clone(self) -> None:
+        """Let the clone go on if it has been stopped."""
         if self._clone is None:
             self._clone = self._seize_stopped()
         if self._clone is not None:

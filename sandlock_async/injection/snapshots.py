@@ -16,6 +16,7 @@ from typing import Self
 from sandlock_async.arch.x86_64 import NO_CALL, Call, Register
 from sandlock_async.injection.questions import SNAPSHOT_NAME
 from sandlock_async.kernel import files, ptrace, wait
+from sandlock_async.kernel.libc import surely
 from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.procfs.status import parse_status
 
@@ -43,7 +44,8 @@ class Snapshot:
         :param changed: what its memory held, and where, before it was changed
         :raises OSError: ``ESRCH`` if it is gone
         """
-        return cls(_find_snapshot(pid, inner_pid), pid, inner_pid, changed)
+        found = surely(lambda: _find_snapshot(pid, inner_pid))
+        return cls(found, pid, inner_pid, changed)
 
     def __init__(
         self, pid: int, of_pid: int, inner_pid: int, changed: tuple[int, bytes]
@@ -94,15 +96,27 @@ class Snapshot:
             ptrace.resume(self.pid)
         except OSError as error:
             if not files.is_gone(error):
-                raise  # else it has ended, or is just about to
+                self._kill()  # else it has ended, or is just about to
         patience = time.monotonic() + _PATIENCE_S
-        while not wait.reap_thread(self.pid) or not self._is_dead():
+        while not self._is_over():
             if time.monotonic() > patience:
-                try:
-                    os.kill(self.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    return
+                self._kill()
+            if time.monotonic() > patience + _PATIENCE_S:
+                return  # the kernel has it
             time.sleep(_POLL_S)
+
+    def _kill(self) -> None:
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except OSError:
+            pass  # ended since
+
+    def _is_over(self) -> bool:
+        """Whether it has ended, and is nobody's tracee any more."""
+        try:
+            return wait.reap_thread(self.pid) and self._is_dead()
+        except OSError:
+            return False  # asked again
 
     def _seize(self) -> None:
         if self._is_held:

@@ -126,7 +126,11 @@ class PipeCopy:
         flags = os.O_CLOEXEC | os.O_NONBLOCK
         check(_pipe2(ctypes.addressof(ends), flags), "pipe2")
         self._read_end, self._write_end = ends
-        self._size = fcntl(self._write_end, F_GETPIPE_SZ)
+        try:
+            self._size = fcntl(self._write_end, F_GETPIPE_SZ)
+        except OSError:
+            self.close()
+            raise
 
     def copy(self, fd: int, count: int) -> list[bytes]:
         """Return the first *count* bytes in a pipe, without taking them out.

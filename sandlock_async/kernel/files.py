@@ -106,6 +106,17 @@ def close_fd(fd: int) -> None:
     _close(fd)
 
 
+def let_go(fd: int) -> None:
+    """Close a descriptor that nothing was written to, whatever close(2) says.
+
+    It is closed in any case, and an error would be that of a writer.
+    """
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
 def read_record(path: str) -> bytes:
     """Return the content of a file of procfs that is one record: stat, fdinfo, status.
 

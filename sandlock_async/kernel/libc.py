@@ -2,6 +2,10 @@
 
 import ctypes
 import os
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PR_SET_TIMERSLACK = 29
 
@@ -59,3 +63,16 @@ def check(result: int, call: str, *arguments: object) -> int:
         raise OSError(errno, f"{call}({what}): {os.strerror(errno)}")
 
     return result
+
+
+def surely(call: Callable[[], T]) -> T:
+    """Return what *call* returns; it is made once more if it fails.
+
+    For what must not be left undone, half-way.
+
+    :raises OSError: what it says the second time
+    """
+    try:
+        return call()
+    except OSError:
+        return call()

@@ -121,4 +121,4 @@ def _read_exe(pid: int) -> tuple[FileIdentity | None, bytes]:
                 return identity, build_id
         return identity, b""
     finally:
-        os.close(fd)
+        files.let_go(fd)

@@ -122,7 +122,7 @@ class MappedFiles:
         finally:
             for fd in self._fds.values():
                 if isinstance(fd, int):
-                    (self._kept.append if fd in keep else os.close)(fd)
+                    (self._kept.append if fd in keep else files.let_go)(fd)
             self._fds.clear()
 
     def _read(self, index: int, segment: SegmentPlan, keep: set[int]) -> None:
@@ -189,18 +189,26 @@ class MappedFiles:
                 return (
                     f"untouched pages of a file that cannot be opened: {error.strerror}"
                 )
-        status = os.fstat(fd)
-        reason = None
-        if not stat.S_ISREG(status.st_mode):
-            reason = "untouched pages of something that is not a regular file"
-        elif not exact and not _is_same(status, mapping):
-            reason = "untouched pages of a file that has been replaced since"
-        elif self._before.get(key_of(mapping)) not in (None, _stamp(status)):
-            reason = "untouched pages of a file that was written to meanwhile"
+        try:
+            reason = self._reason(fd, mapping, exact=exact)
+        except BaseException:
+            files.let_go(fd)
+            raise
         if reason is not None:
-            os.close(fd)
+            files.let_go(fd)
             return reason
         return fd
+
+    def _reason(self, fd: int, mapping: Mapping, *, exact: bool) -> str | None:
+        """Return why an open file cannot be vouched for, None if it can."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return "untouched pages of something that is not a regular file"
+        if not exact and not _is_same(status, mapping):
+            return "untouched pages of a file that has been replaced since"
+        if self._before.get(key_of(mapping)) not in (None, _stamp(status)):
+            return "untouched pages of a file that was written to meanwhile"
+        return None
 
     def _open_otherwise(self, mapping: Mapping) -> int:
         # A memfd, or a deleted file, that the process has open as well.
@@ -252,4 +260,4 @@ def _pairs(flat: list[int]) -> list[tuple[int, int]]:
 
 def _close_all(fds: list[int]) -> None:
     while fds:
-        os.close(fds.pop())
+        files.let_go(fds.pop())

@@ -46,7 +46,7 @@ class SharedMemory:
             if fd is None:
                 continue
             this = mapping.map
-            self.fds[this.start] = fd
+            self.fds[this.start] = fd  # from now on it is closed with the others
             shift = this.start - this.offset
             # The last page of a file is there whole, whatever the file's size.
             size = _page_up(os.fstat(fd).st_size)
@@ -64,7 +64,7 @@ class SharedMemory:
     def close(self) -> None:
         """Close the files; closing twice does nothing."""
         while self.fds:
-            os.close(self.fds.popitem()[1])
+            files.let_go(self.fds.popitem()[1])
 
 
 def _page_up(size: int) -> int:
@@ -85,7 +85,16 @@ def _open(pid: int, mapping: Mapping, fds: Sequence[RawFd]) -> int | None:
             fd = files.open_fd(place, _FLAGS)
         except OSError:
             continue
-        if os.fstat(fd).st_ino == mapping.inode and files.file_system(fd) in _IN_MEMORY:
+        if _is_behind(fd, mapping):
             return fd
-        os.close(fd)
+        files.let_go(fd)
     return None
+
+
+def _is_behind(fd: int, mapping: Mapping) -> bool:
+    """Whether an open file is what is mapped, and only in memory."""
+    try:
+        same = os.fstat(fd).st_ino == mapping.inode
+        return same and files.file_system(fd) in _IN_MEMORY
+    except OSError:
+        return False

@@ -204,6 +204,7 @@ def _finish(subject: Subject, asking: Asking, copy: _Copy | None) -> Answers | U
         asked = asking.finish(subject.group.check_aborted)
         subject.is_unheard = False
         if isinstance(asked, Answers) and asked.snapshot:
+            # At once: whatever fails from here on, it is ended and reaped.
             subject.snapshot = Snapshot.of(pid, asked.snapshot, asking.changed)
         return asked
     except BaseException:

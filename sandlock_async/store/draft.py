@@ -38,7 +38,7 @@ class Draft:
         """
         if self.stage.recipients is not None:
             return 0, files
-        async with self._translated(lambda: files.memory_bytes):
+        async with self._translated(lambda: files.disk_bytes):
             shared = await self._workers.run(
                 lambda: share_segments(
                     files, self.stage.path, durable=self.stage.durable
@@ -56,7 +56,7 @@ class Draft:
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if they cannot be written
         """
-        async with self._translated(lambda: files.memory_bytes):
+        async with self._translated(lambda: files.disk_bytes):
             await self.stream.write_all(files.segments, on_read)
 
     async def commit(self, files: ImageFiles) -> int:
@@ -88,7 +88,7 @@ class Draft:
                 write(folder + layout.MANIFEST, manifest_of(entries, folder))
             stage.write(layout.MANIFEST, manifest_of(entries))
 
-        async with self._translated(lambda: files.memory_bytes):
+        async with self._translated(lambda: files.disk_bytes):
             await self._workers.run(write_metadata)
             await self._workers.run(stage.commit, meta)
         return self.written_bytes
@@ -103,7 +103,7 @@ class Draft:
 
         :raises StoreError: if they cannot be made
         """
-        async with self._translated(lambda: 0):
+        async with self._translated():
             await self._workers.run(self.stage.add_child, pid)
 
     async def write_runs(self, name: str, size: int, runs: list[Run]) -> None:
@@ -112,17 +112,19 @@ class Draft:
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if it cannot be written
         """
-        async with self._translated(lambda: size):
+        async with self._translated():
             await self.stream.write_runs(name, size, runs)
 
     @asynccontextmanager
-    async def _translated(self, needed: Callable[[], int]) -> AsyncGenerator[None]:
+    async def _translated(
+        self, needed: Callable[[], int] = lambda: 0
+    ) -> AsyncGenerator[None]:
         try:
             yield
         except SandlockAsyncError:
             raise
         except OSError as error:
-            size = await self._workers.run(needed)
+            size = max(await self._workers.run(needed), self.stage.needed_bytes)
             raise await self._workers.run(
                 store_error, error, self.stage.destination, size
             ) from error

@@ -14,6 +14,7 @@ from sandlock_async.image.directory import (
     is_at,
     open_image,
 )
+from sandlock_async.kernel.files import let_go
 
 _METAS = (layout.META, layout.META + SUFFIX)
 
@@ -96,7 +97,7 @@ def measure(path: Path) -> Sizes:
         except OSError as error:
             raise image_error(error, path) from error
         finally:
-            os.close(fd)
+            let_go(fd)
     raise ImageError(f"{path}: changes all the time", path=path)
 
 

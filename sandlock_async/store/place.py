@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 
 from sandlock_async.errors import CheckpointExistsError
+from sandlock_async.kernel.files import let_go
+from sandlock_async.kernel.libc import surely
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
 from sandlock_async.store.removal import open_folder
@@ -79,13 +81,13 @@ class Place:
         """Close the folder; closing twice does nothing."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            os.close(fd)
+            let_go(fd)
 
     def leave(self) -> None:
         """Remove the folders that were made, as far as nobody uses them."""
         for folder in reversed(self._made):
             try:
-                folder.rmdir()
+                surely(folder.rmdir)
             except OSError:
                 break  # somebody else uses it by now
         self._made.clear()
@@ -143,7 +145,7 @@ class Place:
             if _mount_of(fd) != _mount_of(self.fd):
                 raise refusals.mount_point(self.destination)
         finally:
-            os.close(fd)
+            let_go(fd)
 
 
 def _check_writable(fd: int) -> None:

@@ -9,12 +9,15 @@ import shutil
 
 from sandlock_async.image import layout
 from sandlock_async.image.age import SUFFIX
+from sandlock_async.kernel.files import let_go
 from sandlock_async.store.listing import TOP_LEVEL, names_in
 
 STAGE_PREFIX = ".sandlock-async-stage-"
 
 PROBE = "probe"
 """A folder that a stage holds for a moment."""
+
+_TRIES = 2
 
 _RESERVED_FDS = 6
 """The depth of an image, what lists a folder, and a checkpoint that is replaced."""
@@ -43,18 +46,23 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
 
     Never fails: what cannot be removed stays, for the next one who cleans up.
     """
-    # meta.json first: a directory without it is a checkpoint to nobody.
-    for meta in (layout.META, layout.META + SUFFIX):
+    for _ in range(_TRIES):
+        # meta.json first: a directory without it is a checkpoint to nobody.
+        for meta in (layout.META, layout.META + SUFFIX):
+            try:
+                os.unlink(meta, dir_fd=fd)
+            except OSError:
+                pass
         try:
-            os.unlink(meta, dir_fd=fd)
+            shutil.rmtree(".", dir_fd=fd, ignore_errors=True)  # empties it, no more
         except OSError:
             pass
-    shutil.rmtree(".", dir_fd=fd, ignore_errors=True)  # empties it, and no more
-    try:
-        if _is_named(fd, name, parent_fd):
-            os.rmdir(name, dir_fd=parent_fd)
-    except OSError:
-        pass
+        try:
+            if _is_named(fd, name, parent_fd):
+                os.rmdir(name, dir_fd=parent_fd)
+        except OSError:
+            continue
+        return
 
 
 def remove_abandoned(parent_fd: int) -> None:
@@ -72,7 +80,7 @@ def remove_abandoned(parent_fd: int) -> None:
             if _is_abandoned(fd, name, parent_fd) and _is_synced(parent_fd):
                 remove(fd, name, parent_fd)
         finally:
-            os.close(fd)
+            let_go(fd)
 
 
 def _is_synced(fd: int) -> bool:
@@ -88,17 +96,20 @@ def _is_abandoned(fd: int, name: str, parent_fd: int) -> bool:
         return False
     # Its writer may have committed it after it was opened here, and gone: then it
     # is a checkpoint, elsewhere. While we hold the lock nobody commits it any more.
-    if not _is_named(fd, name, parent_fd):
+    try:
+        if not _is_named(fd, name, parent_fd):
+            return False
+    except FileNotFoundError:
         return False
     return names_in(fd) <= TOP_LEVEL | {PROBE}
 
 
 def _is_named(fd: int, name: str, parent_fd: int) -> bool:
-    """Return whether the open directory *fd* is what *name* means now."""
-    try:
-        named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
+    """Return whether the open directory *fd* is what *name* means now.
+
+    :raises FileNotFoundError: if it means nothing
+    """
+    named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
     return os.path.samestat(named, os.fstat(fd))
 
 
@@ -119,4 +130,4 @@ class Reserve:
     def release(self) -> None:
         """Make them free for use; doing so twice does nothing."""
         while self._fds:
-            os.close(self._fds.pop())
+            let_go(self._fds.pop())

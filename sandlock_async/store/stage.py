@@ -19,6 +19,8 @@ from pathlib import Path
 from sandlock_async.errors import CheckpointExistsError, StoreError
 from sandlock_async.image import layout
 from sandlock_async.image.age import SUFFIX, Recipients
+from sandlock_async.kernel.files import let_go
+from sandlock_async.kernel.libc import surely
 from sandlock_async.kernel.rename import Rename, renameat2
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
@@ -53,6 +55,7 @@ class Stage:
     :param replace: put it in the place of a checkpoint that is there
     :param durable: make it survive a power cut, with fsync(2)
     :param recipients: those for whom every file is encrypted
+    :ivar needed_bytes: what room was asked for
     :raises CheckpointExistsError: if something is there and may not be replaced
     :raises StoreError: if the place, or its file system, will not do
     """
@@ -70,6 +73,7 @@ class Stage:
         self.durable = durable
         self.recipients = recipients
         self.written_bytes: int = 0
+        self.needed_bytes: int = 0
         self._replace = replace
         self._place = Place(destination, replace=replace)
         self._reserve = Reserve()
@@ -94,11 +98,15 @@ class Stage:
         return free_bytes(self._fd)
 
     def require(self, needed: int) -> None:
-        """Return if there is room for *needed* bytes now.
+        """Return if there is room for *needed* bytes of an image now.
 
         :raises NoSpaceError: if not
+        :raises StoreError: if the file system does not tell
         """
-        require_space(self.destination, needed=needed, free=self.free_bytes())
+        self.needed_bytes = needed
+        with refusals.translated(self.destination):
+            free = self.free_bytes()
+        require_space(self.destination, needed=needed, free=free)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, mode 0600."""
@@ -156,7 +164,7 @@ class Stage:
             raise refusals.not_synced(self.destination, error) from error
         finally:
             if replaced_fd >= 0:
-                os.close(replaced_fd)
+                let_go(replaced_fd)
             self._close()
 
     def discard(self) -> None:
@@ -173,7 +181,7 @@ class Stage:
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            let_go(fd)
         self._place.close()
 
     # -- before ----------------------------------------------------------------
@@ -187,15 +195,17 @@ class Stage:
             except FileNotFoundError:
                 self._place.open()  # somebody cleans up here at this moment
                 continue
+            self._fd = fd
             # Somebody who cleans up may have had it between mkdir and flock.
             if try_lock(fd) and (status := os.fstat(fd)).st_nlink:
-                self._fd = fd
                 if stat.S_IMODE(status.st_mode) != 0o700:
                     os.fchmod(fd, 0o700)  # whatever the umask
                 for folder in layout.DIRECTORIES:
                     os.mkdir(folder, 0o700, dir_fd=fd)
                 return
-            os.close(fd)
+            self._fd = -1
+            let_go(fd)
+            self._unmake()
             self.path = self.path.with_name(_new_name())
         raise StoreError(
             f"no stage could be locked beside {self.destination}", path=self.destination
@@ -286,7 +296,7 @@ class Stage:
         name = self.path.name
         for _ in range(_SETTLE_TRIES):
             try:
-                fd = open_folder(name, self._place.fd)
+                fd = surely(lambda: open_folder(name, self._place.fd))
             except FileNotFoundError:
                 return -1  # a checkpoint that somebody has cleaned up already
             except NotADirectoryError:
@@ -297,7 +307,7 @@ class Stage:
                 # Half of one, if somebody cleans it up: it is locked, then gone.
                 alone = try_lock(fd) and bool(os.fstat(fd).st_nlink)
             finally:
-                os.close(fd)
+                let_go(fd)
             if alone:
                 break
             time.sleep(_SETTLE_S)

@@ -308,13 +308,16 @@ def _put(fd: int, runs: Sequence[Run], taken: Sum) -> int:
 
 def _open(path: Path | str) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    status = os.fstat(fd)
-    if status.st_nlink != 1:
-        # Another image's too: nobody ever writes to a committed file.
+    try:
+        status = os.fstat(fd)
+        if status.st_nlink != 1:
+            # Another image's too: nobody ever writes to a committed file.
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        if stat.S_IMODE(status.st_mode) != 0o600:
+            os.fchmod(fd, 0o600)  # whatever the umask
+    except BaseException:
         os.close(fd)
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    if stat.S_IMODE(status.st_mode) != 0o600:
-        os.fchmod(fd, 0o600)  # whatever the umask
+        raise
     return fd
 
 
