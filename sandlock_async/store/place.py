@@ -8,7 +8,7 @@ from pathlib import Path
 from sandlock_async.errors import CheckpointExistsError
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
-from sandlock_async.store.removal import open_folder
+from sandlock_async.store.removal import make_folder, open_folder
 
 _TRIES = 16
 
@@ -80,7 +80,7 @@ class Place:
             folder = folder.parent
         for folder in reversed(missing):
             try:
-                folder.mkdir(mode=0o700)
+                make_folder(folder)
             except FileExistsError:
                 if folder.is_symlink() and not folder.exists():
                     raise refusals.dangling_link(folder, self.destination) from None
