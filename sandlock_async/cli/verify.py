@@ -32,20 +32,24 @@ def verify(directory: Path, *, as_json: bool) -> Job:
     """
 
     async def run() -> Answer:
-        found = await verify_image(directory)
-        return Answer(
-            content={
-                "path": found.path,
-                "ok": found.ok,
-                "files": found.files,
-                "bytes": found.bytes,
-                "findings": [asdict(finding) for finding in found.findings],
-            },
-            text=partial(_text, found),
-            exit_code=0 if found.ok else FOUND_SOMETHING,
-        )
+        return answer(await verify_image(directory))
 
     return Job(work=run, as_json=as_json)
+
+
+def answer(found: Verification) -> Answer:
+    """Return what is said of an image that has been checked."""
+    return Answer(
+        content={
+            "path": found.path,
+            "ok": found.ok,
+            "files": found.files,
+            "bytes": found.bytes,
+            "findings": [asdict(finding) for finding in found.findings],
+        },
+        text=partial(_text, found),
+        exit_code=0 if found.ok else FOUND_SOMETHING,
+    )
 
 
 def _text(found: Verification) -> Group:
