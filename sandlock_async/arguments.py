@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from sandlock_async.image import find_format
+from sandlock_async.image import find_format, layout
 from sandlock_async.image.age import Recipients
 from sandlock_async.image.files import Format
 from sandlock_async.image.policy import Policy, encode_policy
@@ -12,6 +13,10 @@ from sandlock_async.strategy import Strategy
 
 _MAX_ID = 200
 _BYTES = (bytes, bytearray, memoryview)
+_MAX_BYTES = {
+    "policy": layout.MAX_BYTES[layout.POLICY],
+    "app_state": layout.MAX_METADATA_BYTES,
+}
 _CONTENT = {"policy": (*_BYTES, Policy), "app_state": _BYTES}
 
 
@@ -89,12 +94,17 @@ def check_content(*, name: object, policy: object, app_state: object) -> None:
     """Return if an image can hold these; None stands for a default, or nothing.
 
     :raises TypeError: if the name is no string, or another one no bytes
+    :raises ValueError: if there are more bytes than an image is loaded with
     """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a string, not {name!r}")
     for what, value in (("policy", policy), ("app_state", app_state)):
         if value is not None and not isinstance(value, _CONTENT[what]):
             raise TypeError(f"{what} must be bytes, not {value!r}")
+        if isinstance(value, _BYTES):
+            size = memoryview(cast("bytes", value)).nbytes
+            if size > _MAX_BYTES[what]:
+                raise ValueError(f"{what} has {size} bytes, which are too many")
 
 
 def _check_available(options: Options) -> None:

@@ -93,12 +93,19 @@ async def convert(
 
 def _check_apart(source: Path, destination: Path) -> None:
     for parent in destination.parents:
-        if parent.exists() and source.exists() and parent.samefile(source):
+        if _is_same(parent, source):
             raise StoreError(
                 f"{destination} lies in the checkpoint that is to be converted",
                 path=destination,
                 help="choose a directory beside it",
             )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # it is not there, or cannot be: told when it is opened
+        return False
 
 
 def _check_metadata(family: list[Read]) -> None:
@@ -121,7 +128,7 @@ def _lay_out(family: list[Read], target: Format) -> LaidOut:
     for number, read in enumerate(family):
         pid = read.picture.process_state.pid if number else None
         for name in reversed(layout.FILES):
-            content = read.directory.read_optional(name)
+            content = _content_of(read, name)
             if content is not None:
                 small[_named(pid, name)] = content
         segments += [
@@ -135,6 +142,15 @@ def _lay_out(family: list[Read], target: Format) -> LaidOut:
         warnings=(),
         skipped=(),
     )
+
+
+def _content_of(read: Read, name: str) -> bytes | None:
+    """Return what is in a file; the largest two are in memory already."""
+    if name == layout.POLICY:
+        return read.picture.policy
+    if name == layout.APP_STATE:
+        return read.picture.app_state
+    return read.directory.read_optional(name)
 
 
 def _named(pid: int | None, name: str) -> str:

@@ -8,6 +8,7 @@ A caller's own mistake (a bad argument) is :exc:`ValueError` or :exc:`TypeError`
 """
 
 import errno
+import reprlib
 from pathlib import Path
 
 
@@ -139,7 +140,7 @@ class ImageVersionError(ImageError):
 
     def __init__(self, path: Path, found: object, expected: str) -> None:
         super().__init__(
-            f"{path}: unsupported checkpoint image version {found} "
+            f"{path}: unsupported checkpoint image version {reprlib.repr(found)} "
             f"(expected {expected})",
             path=path,
             help="use the version of the software that wrote this checkpoint",

@@ -23,6 +23,8 @@ from sandlock_async.model.picture import unicode
 FOUND_SOMETHING = 3
 """Exit code of a command that has done its work, and found something wrong."""
 
+_MAX = (1 << 64) - 1
+
 _WIDE = 1000
 """Columns where there is no terminal: nothing is wrapped or cut."""
 
@@ -104,7 +106,11 @@ def _print_json(content: Mapping[str, object]) -> None:
 
 
 def _encodable(value: object) -> object:
-    """Return *value* without what JSON does not know: paths, and stray bytes."""
+    """Return *value* without what JSON does not know.
+
+    That is paths, stray bytes, and numbers that no u64 holds: sparse files that claim
+    to be of 2^63 bytes each add up to one.
+    """
     if isinstance(value, Path | str):
         return unicode(str(value))
     if isinstance(value, Mapping):
@@ -112,7 +118,7 @@ def _encodable(value: object) -> object:
         return {key: _encodable(item) for key, item in items}
     if isinstance(value, list | tuple):
         return [_encodable(item) for item in cast("Sequence[object]", value)]
-    return value
+    return float(value) if isinstance(value, int) and value > _MAX else value
 
 
 # -- text for people -----------------------------------------------------------

@@ -39,20 +39,24 @@ def verify(directory: Path, *, identities: tuple[Path, ...], as_json: bool) -> J
     """
 
     async def run() -> Answer:
-        found = await verify_image(directory, identities=identities)
-        return Answer(
-            content={
-                "path": found.path,
-                "ok": found.ok,
-                "files": found.files,
-                "bytes": found.bytes,
-                "findings": [asdict(finding) for finding in found.findings],
-            },
-            text=partial(_text, found),
-            exit_code=0 if found.ok else FOUND_SOMETHING,
-        )
+        return answer(await verify_image(directory, identities=identities))
 
     return Job(work=run, as_json=as_json)
+
+
+def answer(found: Verification) -> Answer:
+    """Return what is said of an image that has been checked."""
+    return Answer(
+        content={
+            "path": found.path,
+            "ok": found.ok,
+            "files": found.files,
+            "bytes": found.bytes,
+            "findings": [asdict(finding) for finding in found.findings],
+        },
+        text=partial(_text, found),
+        exit_code=0 if found.ok else FOUND_SOMETHING,
+    )
 
 
 def _text(found: Verification) -> Group:

@@ -160,7 +160,12 @@ class Base:
         ends = {this.start: this.end for this in maps}
         starts = [segment.start for segment in segments]
         starts += [extent.start for extent in extended.segments]
-        if any(low.end > high.start for low, high in pairwise(maps)):
+        areas = tuple(area.map for area in extended.vm_areas)
+        if any(this.end <= this.start for this in maps):
+            reason = "a mapping ends before it begins"
+        elif areas and areas != maps:
+            reason = "memory_maps and vm_areas do not list the same mappings"
+        elif any(low.end > high.start for low, high in pairwise(maps)):
             reason = "mappings overlap, or are not in the order of their addresses"
         elif len(set(starts)) < len(starts):
             reason = "a mapping has more than one memory file"
@@ -170,7 +175,8 @@ class Base:
         ):
             reason = "a memory file is not of the size of a mapping"
         if reason is not None:
-            name = layout.EXTENDED_PROCESS if extended.vm_areas else layout.MEMORY_MAP
+            own = maps is self.maps
+            name = layout.MEMORY_MAP if own else layout.EXTENDED_PROCESS
             raise self.directory.corrupt(name, reason)
         if not extended.threads or extended.threads[0].regs != self.regs:
             reason = f"the main thread is not that of {layout.MAIN_THREAD}"

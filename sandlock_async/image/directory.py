@@ -14,6 +14,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from blake3 import blake3
+
 from sandlock_async.errors import (
     CheckpointNotFoundError,
     ImageCorruptError,
@@ -27,14 +29,13 @@ from sandlock_async.image.sums import sum_of_file
 from sandlock_async.kernel.files import let_go
 from sandlock_async.model import SegmentData
 
-MAX_METADATA_BYTES = 64 << 20
-"""A metadata file beyond that is not one: 65,530 mappings take 30 MiB."""
-
 READ_TRIES = 16
 """Times that a checkpoint is read which is replaced meanwhile."""
 
 _OPEN_FILES = 8
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_FILE = "not a regular file of this image"
 
 _NO_RIGHT = "use the account that wrote the checkpoint; captures are kept secret"
 _HELP = {
@@ -98,6 +99,7 @@ class ImageDirectory:
         self._segments: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
         self._manifest: dict[str, Entry] | None = None
+        self._found: dict[str, bytes] = {}
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
         self.is_encrypted: bool = (
             _status(layout.META, fd) is None
@@ -180,17 +182,28 @@ class ImageDirectory:
     def read_optional(self, name: str) -> bytes | None:
         """Return the content of a metadata file, or None if there is none.
 
-        :raises ImageCorruptError: if it is no regular file, or too long
+        The same whenever it is asked for: what has been checked is what is used.
+
+        :raises ImageCorruptError: if it is no regular file, too long, or another one
+            than before
         """
+        content = self._read(name)
+        found = b"" if content is None else blake3(content).digest()
+        if self._found.setdefault(name, found) != found:
+            raise self.corrupt(name, "changed while it was read")
+        return content
+
+    def _read(self, name: str) -> bytes | None:
         fd = self._open(name)
         if fd is None:
             return None
+        limit = layout.MAX_BYTES.get(name, layout.MAX_METADATA_BYTES)
         try:
             size = os.fstat(fd).st_size
-            if size > MAX_METADATA_BYTES:
+            if size > limit:
                 raise self.corrupt(name, f"{size} bytes are too many")
             with open(fd, "rb", closefd=False) as file:
-                return file.read(MAX_METADATA_BYTES)
+                return file.read(limit)
         except OSError as error:
             raise image_error(error, self.path / name) from error
         finally:
@@ -357,31 +370,30 @@ class ImageDirectory:
         where = self._fd
         try:
             for folder in folders:
-                flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                inner = os.open(folder, flags, dir_fd=where)
+                inner = os.open(folder, _PLACE | os.O_DIRECTORY, dir_fd=where)
                 if where != self._fd:
                     let_go(where)
                 where = inner
-            fd = os.open(last, _READ, dir_fd=where)
+            place = os.open(last, _PLACE, dir_fd=where)
         except FileNotFoundError:
             return None
         except OSError as error:
-            # ELOOP: a symbolic link; ENXIO: a socket or such (open(2)).
-            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV):
-                raise self.corrupt(name, "not a regular file of this image") from error
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise self.corrupt(name, _NO_FILE) from error
             raise image_error(error, self.path / name) from error
         finally:
             if where != self._fd:
                 let_go(where)
         try:
-            is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            # Whatever else it is, opening it may do something: wake up whoever waits
+            # at the other end of a pipe, or rewind a tape.
+            if not stat.S_ISREG(os.fstat(place).st_mode):
+                raise self.corrupt(name, _NO_FILE)
+            return os.open(f"/proc/self/fd/{place}", _READ)
         except OSError as error:
-            let_go(fd)
             raise image_error(error, self.path / name) from error
-        if not is_regular:
-            let_go(fd)
-            raise self.corrupt(name, "not a regular file of this image")
-        return fd
+        finally:
+            let_go(place)
 
 
 def _status(name: str, fd: int) -> os.stat_result | None:

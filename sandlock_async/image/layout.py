@@ -46,6 +46,13 @@ FILES = (
 )
 """Every file of an image but those of memory, :data:`META` first."""
 
+MAX_METADATA_BYTES = 64 << 20
+"""A metadata file beyond that is not one: 65,530 mappings take 30 MiB."""
+
+MAX_BYTES = {POLICY: 16 << 20, MAIN_THREAD: 64 << 10, MAIN_THREAD_FP: 1 << 20}
+"""Those that cannot have as many: a hole, which costs its owner nothing, would be
+read all the same. The largest register set known here has some 20 KiB."""
+
 CHILDREN = "children"
 """Descendants captured with a process, each a checkpoint under its pid."""
 

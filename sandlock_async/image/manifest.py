@@ -4,6 +4,7 @@ An image written by sandlock has none.
 """
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from sandlock_async.image.strict_json import U64, Fields, Malformed, loads
 from sandlock_async.image.sums import sum_of
 
 _VERSION = 1
-_SUM_BYTES = 32
 _PART = re.compile(r"(?!\.{1,2}\Z)[^/\0]+\Z")
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -87,10 +87,10 @@ def manifest_of(entries: Mapping[str, Entry], folder: str = "") -> bytes:
 def _decode_entry(fields: Fields) -> Entry:
     name = fields.text("name")
     if not all(map(_PART.match, name.split("/"))) or name == layout.MANIFEST:
-        raise Malformed(f"{name!r} is no name of a file in an image")
+        raise Malformed(f"{reprlib.repr(name)} is no name of a file in an image")
     summed = fields.text("blake3")
     if not _HEX.match(summed):
-        raise Malformed(f"the blake3 of {name} is not {_SUM_BYTES} bytes")
+        raise Malformed(f"the blake3 of {reprlib.repr(name)} is not one")
     size = fields.integer("size", U64)
     return Entry(name=name, size=size, blake3=bytes.fromhex(summed))
 

@@ -15,6 +15,7 @@ several dataclasses     object; its ``kind`` names which
 As strict as :mod:`.strict_json`: nothing of another type or range passes.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
@@ -192,7 +193,8 @@ def _tagged(records: list[type[Any]]) -> Decoder:
     def decode(value: object, where: str) -> object:
         kind = _text(_mapping(value, where).get("kind"), f"{where}.kind")
         if kind not in by_kind:
-            raise Malformed(f"{where}.kind is {kind!r}, which is unknown here")
+            shown = reprlib.repr(kind)
+            raise Malformed(f"{where}.kind is {shown}, which is unknown here")
         return by_kind[kind](value, where)
 
     return decode

@@ -4,12 +4,20 @@ As strict as the loaders of sandlock: every key there, every value of its type a
 range. Unknown keys are ignored.
 """
 
+import re
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 import orjson
 
 T = TypeVar("T")
+
+_FEW = 10_000
+_LIST_BYTES = 8
+"""The shortest that an image has, with its key: ``"fds":[]``."""
+_OBJECT_BYTES = 16
+"""The shortest that an image has, with its keys, have more."""
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 U64 = range(1 << 64)
 I32 = range(-(1 << 31), 1 << 31)
@@ -24,10 +32,31 @@ def loads(content: bytes) -> object:
 
     :raises Malformed: if it is none
     """
+    if b"\0" in content:  # as in a hole: the parser would take twice its length
+        raise Malformed("not JSON: it holds a zero byte")
+    _check_brackets(content)
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise Malformed(f"not JSON: {error}") from error
+        raise Malformed(f"not JSON: {error}") from None  # it has a copy of it all
+
+
+def _check_brackets(content: bytes) -> None:
+    """Return if there are no more objects and lists than an image can have.
+
+    Empty ones have 2 bytes here, and a hundred when they are parsed.
+    """
+    lists, objects = content.count(b"["), content.count(b"{")
+    most_lists = _FEW + len(content) // _LIST_BYTES
+    most_objects = _FEW + len(content) // _OBJECT_BYTES
+    if lists <= most_lists and objects <= most_objects:
+        return
+    # Those in strings do not count: a file may have a name of nothing else.
+    for string in _STRING.finditer(content):
+        lists -= content.count(b"[", *string.span())
+        objects -= content.count(b"{", *string.span())
+    if lists > most_lists or objects > most_objects:
+        raise Malformed(f"{lists} lists and {objects} objects are too many")
 
 
 class Fields:

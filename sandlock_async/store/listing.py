@@ -5,16 +5,14 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandlock_async.errors import CheckpointNotFoundError, ImageError
+from sandlock_async.errors import (
+    CheckpointNotFoundError,
+    ImageCorruptError,
+    ImageError,
+)
 from sandlock_async.image import layout
 from sandlock_async.image.age import SUFFIX
-from sandlock_async.image.directory import (
-    READ_TRIES,
-    image_error,
-    is_at,
-    open_image,
-)
-from sandlock_async.kernel.files import let_go
+from sandlock_async.image.directory import READ_TRIES, ImageDirectory, image_error
 
 _METAS = (layout.META, layout.META + SUFFIX)
 
@@ -81,33 +79,32 @@ class Sizes:
 def measure(path: Path) -> Sizes:
     """Return the sizes of the checkpoint at *path*, which may be a symbolic link.
 
-    None is followed below it. One that is replaced meanwhile is measured anew.
+    None is followed below it, and no folder entered that no image has. One that is
+    replaced meanwhile is measured anew.
 
     :raises CheckpointNotFoundError: if there is no such directory
     :raises ImageError: if it cannot be read
     """
     for _ in range(READ_TRIES):
-        fd = open_image(path)
+        directory = ImageDirectory(path)
         try:
-            found = _measure(fd)
-            if is_at(path, fd):
+            found = _measure(directory)
+            if directory.is_current():
                 return found
-        except FileNotFoundError:
-            continue  # removed under our eyes, as is what has been replaced
-        except OSError as error:
-            raise image_error(error, path) from error
+        except ImageCorruptError:
+            if directory.is_current():  # what has been replaced is removed
+                raise
         finally:
-            let_go(fd)
+            directory.close()
     raise ImageError(f"{path}: changes all the time", path=path)
 
 
-def _measure(fd: int) -> Sizes:
+def _measure(directory: ImageDirectory) -> Sizes:
     total = disk = 0
-    for _, _, names, folder_fd in os.fwalk(".", dir_fd=fd, follow_symlinks=False):
-        for name in names:
-            found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-            total += found.st_size
-            disk += 512 * found.st_blocks
+    for _, status in directory.walk():
+        if not stat.S_ISDIR(status.st_mode):
+            total += status.st_size
+            disk += 512 * status.st_blocks
     return Sizes(total_bytes=total, disk_bytes=disk)
 
 

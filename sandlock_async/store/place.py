@@ -10,7 +10,7 @@ from sandlock_async.kernel.files import let_go
 from sandlock_async.kernel.libc import surely
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
-from sandlock_async.store.removal import open_folder
+from sandlock_async.store.removal import make_folder, open_folder
 from sandlock_async.store.space import free_bytes
 
 _TRIES = 16
@@ -113,7 +113,7 @@ class Place:
     def _make_folder(self) -> None:
         for folder in reversed(self._missing_folders()):
             try:
-                folder.mkdir(mode=0o700)
+                make_folder(folder)
             except FileExistsError:
                 if folder.is_symlink() and not folder.exists():
                     raise refusals.dangling_link(folder, self.destination) from None

@@ -1,4 +1,4 @@
-"""Removing stages, and checkpoints that have been replaced, by descriptor.
+"""Folders by descriptor: made, opened, and removed with all that is in them.
 
 A path may come to mean something else at any moment; an open directory does not.
 """
@@ -6,6 +6,8 @@ A path may come to mean something else at any moment; an open directory does not
 import fcntl
 import os
 import shutil
+import stat
+from pathlib import Path
 
 from sandlock_async.image import layout
 from sandlock_async.image.age import SUFFIX
@@ -30,6 +32,24 @@ def open_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, dir_fd=dir_fd)
+
+
+def make_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> None:
+    """Make a directory, mode 0700 whatever the umask.
+
+    :raises OSError: as mkdir(2)
+    """
+    os.mkdir(name, 0o700, dir_fd=dir_fd)
+    made = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    if stat.S_IMODE(made.st_mode) == 0o700:
+        return
+    # As a place: without rights we could not open it.
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, dir_fd=dir_fd)
+    try:
+        Path(f"/proc/self/fd/{fd}").chmod(0o700)
+    finally:
+        os.close(fd)
 
 
 def try_lock(fd: int) -> bool:

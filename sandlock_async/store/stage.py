@@ -12,7 +12,6 @@ to it removes those that nobody holds. Everything here blocks: call it on a work
 
 import errno
 import os
-import stat
 import time
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from sandlock_async.store.removal import (
     PROBE,
     STAGE_PREFIX,
     Reserve,
+    make_folder,
     open_folder,
     remove,
     remove_abandoned,
@@ -128,7 +128,7 @@ class Stage:
         """Make the folders of a descendant; doing so twice does nothing."""
         for folder in layout.child_folders(pid):
             if folder not in self._folders:
-                os.mkdir(folder, 0o700, dir_fd=self._fd)
+                make_folder(folder, self._fd)
                 self._folders.append(folder)
 
     def commit(self, meta: bytes) -> None:
@@ -190,18 +190,16 @@ class Stage:
         for _ in range(_TRIES):
             name = self.path.name
             try:
-                os.mkdir(name, 0o700, dir_fd=self._place.fd)
+                make_folder(name, self._place.fd)
                 fd = open_folder(name, self._place.fd)
             except FileNotFoundError:
                 self._place.open()  # somebody cleans up here at this moment
                 continue
             self._fd = fd
             # Somebody who cleans up may have had it between mkdir and flock.
-            if try_lock(fd) and (status := os.fstat(fd)).st_nlink:
-                if stat.S_IMODE(status.st_mode) != 0o700:
-                    os.fchmod(fd, 0o700)  # whatever the umask
+            if try_lock(fd) and os.fstat(fd).st_nlink:
                 for folder in layout.DIRECTORIES:
-                    os.mkdir(folder, 0o700, dir_fd=fd)
+                    make_folder(folder, fd)
                 return
             self._fd = -1
             let_go(fd)

@@ -104,16 +104,17 @@ async def test_streamed_is_the_same_as_saved(
     assert kinds == [sa.Frozen, sa.Thawed, sa.Committed]
 
 
+@pytest.mark.parametrize("umask", [0, 0o777], ids=oct)
 async def test_modes_whatever_the_umask(
-    sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+    umask: int, sleeper: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:
-    before = os.umask(0)
+    before = os.umask(umask)
     try:
-        await sa.capture_to(sleeper, tmp_path / "it")
+        await sa.capture_to(sleeper, tmp_path / "new" / "it", tree=True)
     finally:
         os.umask(before)
 
-    for path in (tmp_path / "it", *(tmp_path / "it").rglob("*")):
+    for path in (tmp_path / "new", *(tmp_path / "new").rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path
 

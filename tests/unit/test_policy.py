@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from sandlock_async.image import bincode
 from sandlock_async.image.bincode import (
@@ -30,7 +31,8 @@ from sandlock_async.image.policy import (
     default_policy,
     encode_policy,
 )
-from sandlock_async.image.policy.codec import MAX_BYTES
+from sandlock_async.image.policy.codec import MAX_BYTES, MAX_ITEMS
+from sandlock_async.image.policy.conversion import convert_policy
 from sandlock_async.image.strict_json import Malformed
 from tests.unit.policies import (
     CASES,
@@ -158,6 +160,61 @@ def test_a_count_that_cannot_be_costs_nothing(version: str, count: int) -> None:
     tracemalloc.stop()
 
     assert peak < 100_000
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@QUICK
+@given(st.data())
+def test_any_bytes(version: str, data: st.DataObject) -> None:
+    content = data.draw(st.binary() | st.just(full(version)))
+    at = data.draw(st.integers(0, len(content)))
+    junk = data.draw(st.binary(max_size=9) | st.integers(0, 1 << 63).map(little))
+    content = content[:at] + junk + content[at + len(junk) :]
+    try:
+        policy = decode_policy(version, content)
+    except Malformed:
+        return
+    assert encode_policy(policy) == content
+    for other in VERSIONS:
+        converted, _ = convert_policy(policy, other)
+        encode_policy(converted)
+
+
+def little(number: int) -> bytes:
+    return number.to_bytes(8, "little")
+
+
+def test_too_many_items() -> None:
+    def paths(count: int) -> bytes:
+        wanted = changed("v3", fs_writable=["/x"] * count)
+        return encode_policy(wanted)
+
+    assert len(paths(MAX_ITEMS)) < MAX_BYTES
+    decode_policy("v3", paths(MAX_ITEMS))
+    with pytest.raises(Malformed, match="fs_writable: 16385 elements are too many"):
+        decode_policy("v3", paths(MAX_ITEMS + 1))
+
+
+@pytest.mark.parametrize("wrong", [True, -1, 1 << 16, "80", 1.0, None])
+def test_a_wrong_number_among_many_is_named(wrong: object) -> None:
+    ports = [*range(1 << 16), wrong]
+    with pytest.raises(Malformed, match=r"http_ports\[65536\]"):
+        encode_policy(changed("v3", http_ports=ports))
+
+
+def test_as_large_as_can_be_takes_no_time() -> None:
+    rule = {"protocol": "Tcp", "target": "AnyIp", "ports": [], "all_ports": False}
+    ports = [*range(1 << 16)] * 8
+    policy = changed("v3", net_allow=[rule] * MAX_ITEMS, http_ports=ports)
+    data = encode_policy(policy)
+    started = time.process_time()
+
+    decoded = decode_policy("v3", data)
+    for version in VERSIONS:
+        convert_policy(decoded, version)
+
+    assert time.process_time() - started < 2
+    assert decoded == policy
 
 
 def test_too_many_bytes() -> None:

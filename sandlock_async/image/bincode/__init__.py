@@ -63,12 +63,14 @@ def encode(kind: Kind, value: object) -> bytes:
     return bytes(out)
 
 
-def decode(kind: Kind, data: bytes) -> object:
+def decode(kind: Kind, data: bytes, max_items: int = 1 << 14) -> object:
     """Return the value that *data* is, to the last byte.
 
+    :param max_items: how many elements its lists may have together, plain numbers
+        aside
     :raises Malformed: naming the place that is wrong
     """
-    cursor = Cursor(data)
+    cursor = Cursor(data, max_items)
     value = kind.decode(cursor)
     if cursor.left:
         raise Malformed(f": {cursor.left} bytes after the end")

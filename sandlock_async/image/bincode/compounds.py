@@ -73,6 +73,11 @@ class Vec(Kind):
     def encode(self, value: object, out: bytearray) -> None:
         items = _listed(value)
         out += len(items).to_bytes(8, "little")
+        if isinstance(self.item, UInt):
+            packed = self.item.pack_all(items)
+            if packed is not None:
+                out += packed
+                return
         for index, item in enumerate(items):
             try:
                 self.item.encode(item, out)
@@ -81,6 +86,9 @@ class Vec(Kind):
 
     def decode(self, cursor: Cursor) -> list[object]:
         count = cursor.count(self.item.minimum)
+        if isinstance(self.item, UInt) and self.item.limit is None:
+            return self.item.unpack_all(cursor.take(count * self.item.size))
+        cursor.spend(count)
         items: list[object] = []
         try:
             for _ in range(count):

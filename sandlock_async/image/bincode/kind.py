@@ -9,11 +9,12 @@ from sandlock_async.image.strict_json import Malformed
 class Cursor:
     """A place in bytes that nobody vouches for."""
 
-    __slots__ = ("_at", "_data")
+    __slots__ = ("_at", "_data", "_items_left")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, max_items: int) -> None:
         self._data = data
         self._at = 0
+        self._items_left = max_items
 
     @property
     def left(self) -> int:
@@ -54,6 +55,15 @@ class Cursor:
         if count * minimum > self.left:
             raise Malformed(f": {count} elements in {self.left} bytes")
         return count
+
+    def spend(self, count: int) -> None:
+        """Take so many elements from those that there may be.
+
+        :raises Malformed: if those are too many
+        """
+        self._items_left -= count
+        if self._items_left < 0:
+            raise Malformed(f": {count} elements are too many")
 
 
 class Kind(ABC):

@@ -1,9 +1,13 @@
 """Kinds of values with no parts."""
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sandlock_async.image.bincode.kind import Cursor, Kind, shown
 from sandlock_async.image.strict_json import Malformed
+
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,21 @@ class UInt(Kind):
         if value > self.maximum:
             raise Malformed(f": {value} is more than {self.maximum}")
         return value
+
+    def pack_all(self, values: Sequence[object]) -> bytes | None:
+        """Return the bytes of many values, None if there is a wrong one among them."""
+        if self.limit is not None or any(type(value) is not int for value in values):
+            return None
+        try:
+            return struct.pack(f"<{len(values)}{_CODES[self.size]}", *values)
+        except struct.error:
+            return None
+
+    def unpack_all(self, data: bytes) -> list[object]:
+        """Return the values that *data* is; without a limit every one is right."""
+        return list(
+            struct.unpack(f"<{len(data) // self.size}{_CODES[self.size]}", data)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,12 @@ VERSIONS: dict[str, tuple[Field, ...]] = {
 }
 """The fields of each version: sandlock 0.8.2, 0.8.6 and 0.9.0."""
 
-MAX_BYTES = 8 << 20
+MAX_BYTES = 2 << 20
 """Real ones have some kilobytes; as values, numbers take twenty times their bytes."""
+
+MAX_ITEMS = 1 << 14
+"""Rules, paths, variables and so on in all lists together. Each is some microseconds'
+work, at every step between two versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,7 @@ def decode_policy(version: str, data: bytes) -> Policy:
     if len(data) > MAX_BYTES:
         raise Malformed(f"policy: {len(data)} bytes are too many")
     try:
-        fields = bincode.decode(kind, data)
+        fields = bincode.decode(kind, data, MAX_ITEMS)
     except Malformed as error:
         raise Malformed(f"policy{error}") from None
     return Policy(version=version, fields=cast("dict[str, object]", fields))

@@ -4,9 +4,8 @@ Step by step between neighbours. What the other version cannot say is reported, 
 decided for the closed side: a rule that would have to be widened is left out.
 """
 
-from collections.abc import Callable
-from copy import deepcopy
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from sandlock_async.image.policy.codec import (
     VERSIONS,
@@ -39,7 +38,7 @@ def convert_policy(policy: Policy, to_version: str) -> tuple[Policy, tuple[str, 
     encode_policy(policy)
     versions = list(VERSIONS)
     here, there = versions.index(policy.version), versions.index(to_version)
-    fields: Fields = deepcopy(dict(policy.fields))
+    fields: Fields = _copied(policy.fields)
     warnings: list[str] = []
     while here != there:
         beside = here + 1 if there > here else here - 1
@@ -47,6 +46,16 @@ def convert_policy(policy: Policy, to_version: str) -> tuple[Policy, tuple[str, 
         here = beside
     ordered = {field.name: fields[field.name] for field in wanted}
     return Policy(version=to_version, fields=ordered), tuple(warnings)
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a copy: that of ``copy`` takes ten times as long."""
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {key: _copied(item) for key, item in items}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in cast("Sequence[Any]", value)]
+    return value
 
 
 def _v1_to_v2(fields: Fields, _: list[str]) -> None:
