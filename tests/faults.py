@@ -150,6 +150,7 @@ _CTYPES = {
 }
 _OS = {
     "lstat": "stat",
+    "chmod": "fchmod",
     "fstatvfs": "statfs",
     "statvfs": "statfs",
     "listdir": "getdents",

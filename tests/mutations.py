@@ -618,14 +618,18 @@ def run(sources: Path, folder: Path, first: int, count: int, jobs: int) -> list[
         place = folder / f"job-{job}"
         place.mkdir()
         command = [sys.executable, "-m", "tests.hostility", sources, place, start, last]
-        processes.append(
-            subprocess.Popen(
-                list(map(str, command)),
-                stdout=(folder / f"job-{job}.out").open("wb"),
-                stderr=(folder / f"job-{job}.err").open("wb"),
-                stdin=subprocess.DEVNULL,
+        with (
+            (folder / f"job-{job}.out").open("wb") as out,
+            (folder / f"job-{job}.err").open("wb") as err,
+        ):
+            processes.append(
+                subprocess.Popen(
+                    list(map(str, command)),
+                    stdout=out,
+                    stderr=err,
+                    stdin=subprocess.DEVNULL,
+                )
             )
-        )
     found: list[Any] = []
     for job, process in enumerate(processes):
         code = process.wait()

@@ -101,10 +101,14 @@ class ImageDirectory:
         self._manifest: dict[str, Entry] | None = None
         self._found: dict[str, bytes] = {}
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
-        self.is_encrypted: bool = (
-            _status(layout.META, fd) is None
-            and _status(layout.META + SUFFIX, fd) is not None
-        )
+        try:
+            self.is_encrypted: bool = (
+                _status(layout.META, fd) is None
+                and _status(layout.META + SUFFIX, fd) is not None
+            )
+        except OSError as error:
+            self._finalizer()
+            raise image_error(error, path / layout.META) from error
 
     def close(self) -> None:
         """Close every descriptor; closing twice does nothing."""

@@ -37,9 +37,17 @@ def open_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
 def make_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> None:
     """Make a directory, mode 0700 whatever the umask.
 
-    :raises OSError: as mkdir(2)
+    :raises OSError: as mkdir(2); there is none then, unless there was one before
     """
     os.mkdir(name, 0o700, dir_fd=dir_fd)
+    try:
+        _close_to_others(name, dir_fd)
+    except OSError:
+        os.rmdir(name, dir_fd=dir_fd)
+        raise
+
+
+def _close_to_others(name: str | os.PathLike[str], dir_fd: int | None) -> None:
     made = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if stat.S_IMODE(made.st_mode) == 0o700:
         return

@@ -18,10 +18,12 @@ import pytest
 import sandlock_async as sa
 from sandlock_async.budget import BUDGET
 from sandlock_async.kernel import signals
+from sandlock_async.store.removal import STAGE_PREFIX
 from tests.conftest import Tracee, open_files, until
 from tests.programs.status import ERRORS, FIRST, PROGRESS
 
-_HUNG_S = 20.0
+_HUNG_S = 60.0
+"""On a machine that is busy with forty other things a capture may take seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,8 @@ class Aftermath:
         for problem in problems:
             self.problems.append(f"{what}: {problem}")
             print(self.problems[-1])
-        if problems or not self._way.old:
+        is_done = error is None and "operation_id" in self._way.options
+        if problems or is_done or not self._way.old:
             await self.tidy_up()
         return error
 
@@ -167,6 +170,14 @@ class Aftermath:
         if self.place.exists():
             verdict = await sa.verify(self.place)
             problems = [f"the checkpoint: {this}" for this in verdict.findings]
+            kept = [name for name in there if name.startswith(STAGE_PREFIX)]
+            if failed and self._way.old and len(kept) == 1 and len(there) == 2:
+                # The rename may not have reached the disk: what was replaced is kept,
+                # whole, until the next capture finds that it has.
+                verdict = await sa.verify(folder / kept[0])
+                if verdict.ok:
+                    shutil.rmtree(folder / kept[0])
+                    there = ["it"]
             return problems if there == ["it"] else [*problems, f"left: {there}"]
         if self._way.old or not failed:
             return [f"there is no checkpoint, but {there}"]
