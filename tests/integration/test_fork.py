@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ import sandlock_async as sa
 from sandlock_async.injection.questions import Answers
 from sandlock_async.snapshot import window
 from sandlock_async.snapshot.asking import Asking, Unasked
+from sandlock_async.snapshot.forked import _SnapshotBacking
 from tests.conftest import Tracee, missing, until
 from tests.integration.test_asking import is_zombie
 from tests.integration.test_targets import memory_at
@@ -128,14 +131,27 @@ async def test_the_copy_holds_no_descriptor(
 
 
 async def test_a_copy_that_is_killed(
-    spawn: Callable[..., Tracee], tmp_path: Path
+    spawn: Callable[..., Tracee], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracee = spawn("big.py", 64 << 20, 1)
+
+    # It is not read before it has been killed.
+    killed = threading.Event()
+    gather = _SnapshotBacking.gather
+
+    def gather_late(self: _SnapshotBacking, *arguments: Any) -> None:
+        killed.wait(20)
+        gather(self, *arguments)
+
+    monkeypatch.setattr(_SnapshotBacking, "gather", gather_late)
 
     def kill() -> None:
         until(tracee.copies, "a copy")
         (copy,) = tracee.copies()
         os.kill(copy, signal.SIGKILL)
+        stat = Path(f"/proc/{copy}/stat")
+        until(lambda: ") Z " in stat.read_text(), "the end of the copy")
+        killed.set()
 
     killing = asyncio.get_running_loop().run_in_executor(None, kill)
     with pytest.raises(sa.UncapturableError, match="copy of process") as caught:
