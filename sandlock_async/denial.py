@@ -1,4 +1,4 @@
-"""Why the kernel would not let us trace a thread, and what helps.
+"""Why the kernel would not let us trace a thread or read its files, and what helps.
 
 ``ptrace(2)``, "Ptrace access mode checking": the kernel only says ``EPERM``.
 """
@@ -12,6 +12,22 @@ from sandlock_async.procfs.status import parse_status
 
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _CAP_SYS_PTRACE = 19  # linux/capability.h
+
+
+def is_over(error: OSError, pid: int) -> bool:
+    """Whether *error* says that a process is gone, or that it is about to be.
+
+    Most files of one that has given up its memory already belong to root, proc(5):
+    whoever is not root hears ``EACCES``.
+    """
+    if not isinstance(error, PermissionError):
+        return files.is_gone(error)
+    try:
+        stat = parse_stat(files.read_file(f"/proc/{pid}/stat"))
+    except OSError as unread:
+        return files.is_gone(unread)
+    runs_on = stat.is_dead and stat.num_threads > 1  # without its main thread
+    return stat.is_dying and not runs_on
 
 
 def explain_denial(

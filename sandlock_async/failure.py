@@ -4,14 +4,13 @@ import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from sandlock_async.denial import explain_denial
+from sandlock_async.denial import explain_denial, is_over
 from sandlock_async.errors import (
     CaptureError,
     ProcessGoneError,
     SandlockAsyncError,
     UncapturableError,
 )
-from sandlock_async.kernel import files
 from sandlock_async.target import read_stat
 
 _CURES = {
@@ -24,7 +23,7 @@ _CURES = {
 
 def translate(error: OSError, pid: int, phase: str) -> CaptureError:
     """Return the typed error for one of a file below ``/proc/PID``, or of our own."""
-    if files.is_gone(error):
+    if is_over(error, pid):
         return ProcessGoneError(pid, phase)
     if isinstance(error, PermissionError):
         return explain_denial(pid, pid, read_stat(pid, phase))

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from sandlock_async.clock import Deadline
+from sandlock_async.denial import is_over
 from sandlock_async.errors import ProcessGoneError, SandlockAsyncError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import ThreadGroup
@@ -66,7 +67,7 @@ class Copies:
             try:
                 self._thread().submit(snapshot.hold, deadline.check_aborted).result()
             except OSError as error:
-                if not files.is_gone(error):
+                if not is_over(error, snapshot.pid):
                     raise translate(error, subject.target.pid, "snapshot") from error
                 raise lost_copy_error(subject.target.pid) from error
 

@@ -12,6 +12,7 @@ import faulthandler
 import io
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -232,7 +233,7 @@ class Trial:
     ) -> None:
         self._watch = watch
         self._runner = asyncio.Runner()
-        self.victim = tamper(number, sources, folder)
+        self.victim = tamper(random.Random(number), sources, folder)
         self.problems: list[str] = []
         self.errors: dict[str, str] = {}
         self.cpu_s = 0.0

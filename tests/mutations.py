@@ -529,9 +529,8 @@ KINDS: tuple[Callable[[Victim], None], ...] = (
 )
 
 
-def tamper(number: int, sources: list[Path], folder: Path) -> Victim:
-    """Make the image that has that *number*, in ``image`` and ``outside`` of *folder*."""
-    chance = random.Random(number)
+def tamper(chance: random.Random, sources: list[Path], folder: Path) -> Victim:
+    """Make one by *chance*, in ``image`` and ``outside`` of *folder*."""
     source = chance.choice(sources)
     shutil.copytree(source, folder / "image", copy_function=os.link, symlinks=True)
     outside = folder / "outside"

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from sandlock_async.clock import Deadline
-from sandlock_async.errors import ProcessGoneError, UncapturableError
+from sandlock_async.denial import is_over
+from sandlock_async.errors import UncapturableError
 from sandlock_async.injection.snapshots import Snapshot
-from sandlock_async.kernel import files
 from sandlock_async.kernel.memory import address_of
 from sandlock_async.model import MemorySegment, Skipped
 from sandlock_async.plan import Plan, SegmentPlan, plan_segments
@@ -61,7 +61,7 @@ class ForkedSource(Source):
             pages = scan_pages(self._pid, self._copied, self._vm_flags, hold_gil=False)
             lost = self._not_copied()
         except OSError as error:
-            if not files.is_gone(error):
+            if not is_over(error, self._pid):
                 raise
             raise lost_copy_error(self._target) from error
         plan = plan_segments(self._copied, self._vm_flags, pages)
@@ -165,7 +165,9 @@ class _SnapshotBacking(Backing):
         flat = [edge for both in ranges for edge in both]
         try:
             bad = self._copier.copy(flat, address_of(buffer), hold_gil=False)
-        except ProcessGoneError as error:
+        except OSError as error:
+            if not is_over(error, self._snapshot.pid):
+                raise
             raise lost_copy_error(self._snapshot.of_pid) from error
         start, content = self._snapshot.changed
         _put_back(buffer, ranges, start, content)

@@ -1,16 +1,20 @@
 """Images of somebody who means ill: refused as what they are, at no cost."""
 
+import asyncio
 import os
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
 
 import sandlock_async as sa
 from sandlock_async.image import layout
@@ -18,8 +22,8 @@ from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.manifest import Entry, decode_manifest, encode_manifest
 from sandlock_async.image.strict_json import Malformed
 from sandlock_async.image.verifier import check_sum, take_inventory
-from tests.hostility import MAX_CPU_S, Watch
-from tests.mutations import GOLDEN, make_sources, run, walk
+from tests.hostility import MAX_CPU_S, OPERATIONS, Watch
+from tests.mutations import GOLDEN, make_sources, remove, run, tamper, walk
 
 PAGE = 4096
 
@@ -62,6 +66,38 @@ def test_tampered_with(count: int, jobs: int, sources: Path, tmp_path: Path) -> 
     assert len(found) == count
     refused = [it for it in found if "ImageCorruptError" in it["errors"].values()]
     assert count / 2 < len(refused) < count
+
+
+@given(chance=st.randoms(use_true_random=False))
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+def test_tampered_with_by_hypothesis(
+    chance: random.Random,
+    sources: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """It looks for the smallest change that is not refused as it should be.
+
+    ``--hypothesis-seed`` has it look elsewhere.
+    """
+    folder = tmp_path_factory.mktemp("tampered")
+    try:
+        victim = tamper(chance, sorted(sources.iterdir()), folder)
+        note(f"{victim.notes}, sealed: {victim.sealed}")
+        for name, operation in OPERATIONS.items():
+            refusals = (sa.ImageError, sa.StoreError)[: 1 + name.startswith("convert")]
+            with suppress(*refusals):
+                asyncio.run(_run(operation, victim.image))
+        assert {"image"} <= set(os.listdir(folder)) <= {"image", "outside"}
+    finally:
+        remove(folder)
+
+
+async def _run(operation: Callable[[Path], Awaitable[object]], image: Path) -> None:
+    await operation(image)
 
 
 # Every single bit
