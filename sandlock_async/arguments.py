@@ -14,7 +14,7 @@ from sandlock_async.strategy import Strategy
 _MAX_ID = 200
 _BYTES = (bytes, bytearray, memoryview)
 _MAX_BYTES = {
-    "policy": layout.MAX_BYTES[layout.POLICY],
+    "policy": layout.max_bytes(layout.POLICY),
     "app_state": layout.MAX_METADATA_BYTES,
 }
 _CONTENT = {"policy": (*_BYTES, Policy), "app_state": _BYTES}

@@ -12,12 +12,14 @@ from sandlock_async.arguments import check_content
 from sandlock_async.errors import ConversionWarning
 from sandlock_async.image import find_format
 from sandlock_async.image.age import as_identities
+from sandlock_async.image.directory import ImageDirectory, reading
 from sandlock_async.image.reader import read_image
-from sandlock_async.image.verifier import verify_directory
+from sandlock_async.image.verifier import verify_directory, verify_metadata
 from sandlock_async.image.writer import lay_out
 from sandlock_async.model import Picture
 from sandlock_async.store.draft import drafted
 from sandlock_async.store.listing import find_checkpoints
+from sandlock_async.store.refusals import translated
 from sandlock_async.workers import Workers
 
 StrPath = str | PathLike[str]
@@ -36,6 +38,7 @@ class Checkpoint(Picture):
 
     format: str = "v1"
     _release: Callable[[], None] = field(default=lambda: None, repr=False)
+    _origin: ImageDirectory | None = field(default=None, repr=False)
 
     async def save(
         self,
@@ -57,19 +60,23 @@ class Checkpoint(Picture):
         :raises CheckpointExistsError: if something is there, without *replace*
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if it cannot be written
+        :raises ImageCorruptError: if it is loaded from an image that is damaged
         :raises TypeError: if the name is no string, or the policy or state no bytes
         """
         check_content(name=self.name, policy=self.policy, app_state=self.app_state)
         destination = absolute(path)
         layout = find_format(format)
-        async with (
-            Workers() as workers,
-            drafted(destination, workers, replace=replace, durable=durable) as draft,
-        ):
-            named = self.named(destination.name)
-            laid_out = await workers.run(lay_out, named, layout)
-            await draft.write_memory(laid_out.files)
-            await draft.commit(laid_out.files)
+        with translated(destination):
+            async with Workers() as workers:
+                if self._origin is not None:
+                    await workers.run(verify_metadata, self._origin)
+                async with drafted(
+                    destination, workers, replace=replace, durable=durable
+                ) as draft:
+                    named = self.named(destination.name)
+                    laid_out = await workers.run(lay_out, named, layout)
+                    await draft.write_memory(laid_out.files)
+                    await draft.commit(laid_out.files)
         for warning in laid_out.warnings:
             warnings.warn(warning, ConversionWarning, stacklevel=2)
 
@@ -95,24 +102,35 @@ class Checkpoint(Picture):
         :raises ImageVersionError: if it is of a version unknown here
         :raises ImageError: if it cannot be read, for want of rights for instance
         """
-        async with Workers() as workers:
-            keys = await workers.run(as_identities, identities)
-            read = await workers.acquire(
-                lambda read: read.directory.close(), read_image, absolute(path), keys
-            )
-            if verify:
-                try:
-                    await workers.run(verify_directory, read.directory)
-                except BaseException:
-                    await workers.run(read.directory.close)
-                    raise
-        return cls.of(read.picture, read.directory.close, read.format.name)
+        place = absolute(path)
+        with reading(place):
+            async with Workers() as workers:
+                keys = await workers.run(as_identities, identities)
+                read = await workers.acquire(
+                    lambda read: read.directory.close(), read_image, place, keys
+                )
+                if verify:
+                    try:
+                        await workers.run(verify_directory, read.directory)
+                    except BaseException:
+                        await workers.run(read.directory.close)
+                        raise
+        return cls.of(
+            read.picture, read.directory.close, read.format.name, read.directory
+        )
 
     @classmethod
     def of(
-        cls, picture: Picture, release: Callable[[], None], format: str
+        cls,
+        picture: Picture,
+        release: Callable[[], None],
+        format: str,
+        origin: ImageDirectory | None = None,
     ) -> "Checkpoint":
-        """Return *picture* as a checkpoint; *release* lets its memory go."""
+        """Return *picture* as a checkpoint; *release* lets its memory go.
+
+        :param origin: the image that it has been read from
+        """
         return cls(
             name=picture.name,
             policy=picture.policy,
@@ -123,12 +141,18 @@ class Checkpoint(Picture):
             app_state=picture.app_state,
             format=format,
             _release=release,
+            _origin=origin,
         )
 
     async def aclose(self) -> None:
         """Let the memory, or the directory, go; closing twice does nothing."""
         async with Workers() as workers:
-            await workers.run(self._release)
+            try:
+                await workers.run(self._release)
+            except (
+                BlockingIOError
+            ):  # no thread is to be had: it must be let go all the same
+                self._release()
 
     async def __aenter__(self) -> Self:
         return self
@@ -155,8 +179,10 @@ async def list_checkpoints(store: StrPath) -> list[str]:
     :raises CheckpointNotFoundError: if there is no such folder
     :raises ImageError: if it cannot be read
     """
-    async with Workers() as workers:
-        return await workers.run(find_checkpoints, absolute(store))
+    place = absolute(store)
+    with reading(place):
+        async with Workers() as workers:
+            return await workers.run(find_checkpoints, place)
 
 
 def absolute(path: StrPath) -> Path:

@@ -11,10 +11,11 @@ from sandlock_async.image.age import Recipients, as_identities
 from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.files import Format, ImageFiles
 from sandlock_async.image.reader import Read, read_family
-from sandlock_async.image.verifier import verify_directory
+from sandlock_async.image.verifier import verify_metadata
 from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import MemorySegment
 from sandlock_async.store.draft import drafted
+from sandlock_async.store.refusals import translated
 from sandlock_async.workers import Workers
 
 
@@ -61,27 +62,28 @@ async def convert(
     """
     target, place = find_format(format), absolute(destination)
     sealed_for = Recipients(recipients) if recipients else None
-    async with Workers() as workers:
-        await workers.run(_check_apart, absolute(source), place)
-        keys = await workers.run(as_identities, identities)
-        family = await workers.acquire(_close, read_family, absolute(source), keys)
-        try:
-            await workers.run(_check_metadata, family)
-            laid_out = await workers.run(_lay_out, family, target)
-            async with drafted(
-                place,
-                workers,
-                replace=replace,
-                durable=durable,
-                recipients=sealed_for,
-            ) as draft:
-                for child in family[1:]:
-                    await draft.add_child(child.picture.process_state.pid)
-                linked_bytes, left = await draft.share(laid_out.files)
-                await draft.write_memory(left)
-                copied_bytes = await draft.commit(left)
-        finally:
-            await workers.run(_close, family)
+    with translated(place):
+        async with Workers() as workers:
+            await workers.run(_check_apart, absolute(source), place)
+            keys = await workers.run(as_identities, identities)
+            family = await workers.acquire(_close, read_family, absolute(source), keys)
+            try:
+                await workers.run(verify_metadata, family[0].directory)
+                laid_out = await workers.run(_lay_out, family, target)
+                async with drafted(
+                    place,
+                    workers,
+                    replace=replace,
+                    durable=durable,
+                    recipients=sealed_for,
+                ) as draft:
+                    for child in family[1:]:
+                        await draft.add_child(child.picture.process_state.pid)
+                    linked_bytes, left = await draft.share(laid_out.files)
+                    await draft.write_memory(left)
+                    copied_bytes = await draft.commit(left)
+            finally:
+                await workers.run(_close, family)
     return ConversionReport(
         path=place,
         format=target.name,
@@ -106,11 +108,6 @@ def _is_same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:  # it is not there, or cannot be: told when it is opened
         return False
-
-
-def _check_metadata(family: list[Read]) -> None:
-    """Return if what is not memory is what has been written; memory is when copied."""
-    verify_directory(family[0].directory, lambda name: not layout.is_memory_file(name))
 
 
 def _close(family: list[Read]) -> None:

@@ -21,8 +21,12 @@ from sandlock_async.freeze import dead_leader_error
 from sandlock_async.kernel import files
 from sandlock_async.procfs.elf import parse_elf_machine
 from sandlock_async.procfs.stat import Stat, parse_stat
+from sandlock_async.procfs.status import parse_status
 
 _PHASE = "prepare"
+
+_ENDED = -1
+"""The ``Pid`` of a pidfd whose process has been reaped."""
 
 _MAX_PID = (1 << 31) - 1
 """That of ``pid_t``."""
@@ -139,6 +143,7 @@ def open_target(target: object) -> Target:
     pid = resolve_pid(target)
     machine = current_machine(pid)
     _check_sandbox(target, pid)
+    _check_not_reaped(target, pid)
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -146,6 +151,8 @@ def open_target(target: object) -> Target:
     except OSError as error:
         raise _no_pidfd(pid, error) from error
     try:
+        _check_not_reaped(target, pid)
+        _check_procfs(pid, pidfd)
         stat = read_stat(pid, _PHASE)
         if stat.is_dead and not _executing(pid):
             raise dead_leader_error(pid, stat, _PHASE)
@@ -168,6 +175,27 @@ def open_target(target: object) -> Target:
         sandboxed=is_sandbox(target),
         wait_lock=getattr(target, "_waitpid_lock", None),
     )
+
+
+def _check_not_reaped(target: object, pid: int) -> None:
+    """Raise if *target* knows that its process has ended: the number is another's."""
+    code = getattr(target, "returncode", None)  # of a subprocess, asyncio's too
+    if isinstance(code, int) and not isinstance(code, bool):
+        raise ProcessGoneError(pid, _PHASE, f"it has ended, with {code}")
+
+
+def _check_procfs(pid: int, pidfd: int) -> None:
+    """Raise if /proc means another process by *pid*: it can be another namespace's."""
+    # pidfd_open(2): as the number that the process has where that /proc is from.
+    fields = parse_status(files.read_record(f"/proc/self/fdinfo/{pidfd}"))
+    if int(fields.get("Pid", pid)) not in (pid, _ENDED):
+        raise UncapturableError(
+            f"/proc is that of another pid namespace: process {pid} has another number "
+            "there, or none",
+            pid=pid,
+            phase=_PHASE,
+            help="mount it anew in that namespace (mount -t proc proc /proc)",
+        )
 
 
 def _no_pidfd(pid: int, error: OSError) -> UncapturableError:

@@ -18,6 +18,9 @@ from sandlock_async.threads import start_thread
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_END_S = 1.0
+"""Longer than any thread takes: a /proc of another namespace lists others."""
+
 _Job = tuple["concurrent.futures.Future[Any]", Callable[[], Any]]
 
 
@@ -63,7 +66,8 @@ class TracerThread(concurrent.futures.Executor):
             # join() returns a little before the kernel detaches the tracees:
             # exit_mm() wakes it, exit_notify() comes later.
             task = f"/proc/self/task/{self._thread.native_id}"
-            while os.path.exists(task):
+            patience = time.monotonic() + _END_S
+            while os.path.exists(task) and time.monotonic() < patience:
                 time.sleep(0.0001)
 
     def _run(self) -> None:

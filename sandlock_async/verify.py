@@ -8,7 +8,7 @@ from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.completion import task_group
 from sandlock_async.errors import ImageError
 from sandlock_async.image.age import Identities, as_identities
-from sandlock_async.image.directory import READ_TRIES, ImageDirectory
+from sandlock_async.image.directory import READ_TRIES, ImageDirectory, reading
 from sandlock_async.image.manifest import Entry
 from sandlock_async.image.verifier import (
     Finding,
@@ -28,11 +28,14 @@ class Verification:
     :ivar files: how many there are
     :ivar bytes: their length together, holes included
     :ivar findings: what is wrong
+    :ivar has_checksums: whether there are any to compare with; else only the structure
+        has been checked
     """
 
     path: Path
     files: int
     bytes: int
+    has_checksums: bool
     findings: tuple[Finding, ...]
 
     @property
@@ -54,18 +57,19 @@ async def verify(path: StrPath, *, identities: Sequence[object] = ()) -> Verific
     :raises ImageError: if it cannot be opened, or changes all the time
     """
     place = absolute(path)
-    async with Workers() as workers:
-        keys = await workers.run(as_identities, identities)
-        for _ in range(READ_TRIES):
-            directory = await workers.acquire(
-                ImageDirectory.close, ImageDirectory, place, keys
-            )
-            try:
-                found = await _verify(directory, keys, workers)
-                if found.ok or await workers.run(directory.is_current):
-                    return found
-            finally:
-                await workers.run(directory.close)
+    with reading(place):
+        async with Workers() as workers:
+            keys = await workers.run(as_identities, identities)
+            for _ in range(READ_TRIES):
+                directory = await workers.acquire(
+                    ImageDirectory.close, ImageDirectory, place, keys
+                )
+                try:
+                    found = await _verify(directory, keys, workers)
+                    if await workers.run(directory.is_current):
+                        return found
+                finally:
+                    await workers.run(directory.close)
     raise ImageError(f"{place}: changes all the time", path=place)
 
 
@@ -82,6 +86,7 @@ async def _verify(
         path=directory.path,
         files=len(found.sizes),
         bytes=sum(found.sizes.values()),
+        has_checksums=found.has_manifest,
         findings=tuple(sorted(unique.values(), key=lambda finding: finding.file)),
     )
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sandlock_async.errors import ImageError
 from sandlock_async.image import layout
 from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.manifest import Entry, encode_manifest
@@ -565,7 +566,7 @@ def seal(image: Path) -> None:
                     summed = directory.sum(name, status.st_size)
                     entries.append(Entry(name=name, size=status.st_size, blake3=summed))
             content = encode_manifest(entries)
-        except (ValueError, TypeError):  # a name that JSON cannot hold
+        except (ValueError, TypeError, ImageError):  # a name that JSON cannot hold
             continue
         finally:
             directory.close()

@@ -61,6 +61,8 @@ def answer(found: Verification) -> Answer:
 
 def _text(found: Verification) -> Group:
     seen = f"{found.files} files, {output.size(found.bytes)}"
+    if found.ok and not found.has_checksums:
+        seen += " (its structure: it has no checksums)"
     if found.ok:
         return output.lines(f"{output.text_of(found.path)} is whole: {seen}")
     return output.lines(

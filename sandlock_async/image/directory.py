@@ -20,12 +20,13 @@ from sandlock_async.errors import (
     CheckpointNotFoundError,
     ImageCorruptError,
     ImageError,
+    SandlockAsyncError,
 )
 from sandlock_async.image import layout
 from sandlock_async.image.age import SUFFIX, Identities, Locked
 from sandlock_async.image.manifest import Entry, decode_manifest
 from sandlock_async.image.strict_json import Malformed
-from sandlock_async.image.sums import sum_of_file
+from sandlock_async.image.sums import sum_of, sum_of_file
 from sandlock_async.kernel.files import let_go
 from sandlock_async.model import SegmentData
 
@@ -43,6 +44,7 @@ _HELP = {
     errno.EPERM: _NO_RIGHT,
     errno.EMFILE: "close files, or raise the limit (ulimit -n)",
     errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
 }
 
 
@@ -52,6 +54,17 @@ def image_error(error: OSError, path: Path) -> ImageError:
     return ImageError(
         f"cannot read {path}: {reason}", path=path, help=_HELP.get(error.errno or 0, "")
     )
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Turn every :exc:`OSError` inside to an :exc:`ImageError`: of want of threads, too."""
+    try:
+        yield
+    except SandlockAsyncError:
+        raise
+    except OSError as error:
+        raise image_error(error, path) from error
 
 
 def open_image(path: Path) -> int:
@@ -83,6 +96,7 @@ class ImageDirectory:
     :meth:`close`, or when nothing refers to it any more.
 
     :param fd: the directory, if it is open already; closed with this
+    :param found: what has been read of the image that it is a descendant's part of
     :param identities: what opens it if it is encrypted
     :ivar is_encrypted: whether it is
     :raises CheckpointNotFoundError: if the path is not a directory
@@ -90,16 +104,22 @@ class ImageDirectory:
     """
 
     def __init__(
-        self, path: Path, identities: Identities | None = None, fd: int | None = None
+        self,
+        path: Path,
+        identities: Identities | None = None,
+        fd: int | None = None,
+        *,
+        found: dict[Path, bytes] | None = None,
     ) -> None:
         self.path = path
         self._identities = identities
+        self._is_child = found is not None
+        self._found = {} if found is None else found
         fd = open_image(path) if fd is None else fd
         self._fd = fd
         self._segments: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
         self._manifest: dict[str, Entry] | None = None
-        self._found: dict[str, bytes] = {}
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
         try:
             self.is_encrypted: bool = (
@@ -152,7 +172,7 @@ class ImageDirectory:
         fd = self._open_folder(name)
         if fd is None:
             raise self.corrupt(name, "missing")
-        return ImageDirectory(self.path / name, self._identities, fd)
+        return ImageDirectory(self.path / name, self._identities, fd, found=self._found)
 
     def _open_folder(self, name: str) -> int | None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -193,7 +213,7 @@ class ImageDirectory:
         """
         content = self._read(name)
         found = b"" if content is None else blake3(content).digest()
-        if self._found.setdefault(name, found) != found:
+        if self._found.setdefault(self.path / name, found) != found:
             raise self.corrupt(name, "changed while it was read")
         return content
 
@@ -201,7 +221,7 @@ class ImageDirectory:
         fd = self._open(name)
         if fd is None:
             return None
-        limit = layout.MAX_BYTES.get(name, layout.MAX_METADATA_BYTES)
+        limit = layout.max_bytes(name, of_child=self._is_child)
         try:
             size = os.fstat(fd).st_size
             if size > limit:
@@ -267,9 +287,16 @@ class ImageDirectory:
     def sum(self, name: str, size: int) -> bytes:
         """Return the sum of a file, without reading its holes.
 
+        What is not memory is read as :meth:`read_optional` does.
+
         :raises ImageCorruptError: if it is missing, or not of that *size*
         :raises ImageError: if it cannot be read
         """
+        if not layout.is_memory_file(name):
+            content = self.read(name)
+            if len(content) != size:
+                raise self.corrupt(name, f"{len(content)} bytes instead of {size}")
+            return sum_of(content)
         data = self.segment(name, size)
         try:
             with data.opened() as fd:

@@ -49,9 +49,12 @@ FILES = (
 MAX_METADATA_BYTES = 64 << 20
 """A metadata file beyond that is not one: 65,530 mappings take 30 MiB."""
 
-MAX_BYTES = {POLICY: 16 << 20, MAIN_THREAD: 64 << 10, MAIN_THREAD_FP: 1 << 20}
+_MAX_BYTES = {POLICY: 16 << 20, MAIN_THREAD: 64 << 10, MAIN_THREAD_FP: 1 << 20}
 """Those that cannot have as many: a hole, which costs its owner nothing, would be
 read all the same. The largest register set known here has some 20 KiB."""
+
+MAX_POLICIES_BYTES = 32 << 20
+"""Of all descendants together: they are held at a time."""
 
 CHILDREN = "children"
 """Descendants captured with a process, each a checkpoint under its pid."""
@@ -86,6 +89,19 @@ def folders_of_children(names: Iterable[str]) -> list[str]:
     """Return the folders of the descendants whose files have these *names*."""
     pids = {name.split("/")[1] for name in names if name.startswith(CHILDREN + "/")}
     return [f"{CHILDREN}/{pid}/" for pid in sorted(pids)]
+
+
+def max_bytes(name: str, *, of_child: bool = False) -> int:
+    """Return how long a metadata file may be.
+
+    :param of_child: whether it is a descendant's, by its name there; of its
+        ancestor's image, the name alone tells
+    """
+    if name.startswith(CHILDREN + "/"):
+        name, of_child = name.split("/", 2)[-1], True
+    if of_child and name == APP_STATE:
+        return 0  # that of the tree is the ancestor's
+    return _MAX_BYTES.get(name, MAX_METADATA_BYTES)
 
 
 V1, V2, V3 = None, 2, 3

@@ -108,6 +108,7 @@ def read_family(path: Path, identities: Identities | None = None) -> list[Read]:
     :raises ImageError: as :func:`read_image`, for any of them
     """
     family = [read_image(path, identities)]
+    policies = 0
     try:
         for pid in family[0].directory.children():
             directory = family[0].directory.child(pid)
@@ -119,6 +120,11 @@ def read_family(path: Path, identities: Identities | None = None) -> list[Read]:
             if family[-1].picture.process_state.pid != pid:
                 raise family[-1].directory.corrupt(
                     layout.INFO, f"not of process {pid}, as the folder has it"
+                )
+            policies += len(family[-1].picture.policy)
+            if policies > layout.MAX_POLICIES_BYTES:
+                raise family[-1].directory.corrupt(
+                    layout.POLICY, f"{policies} bytes for all descendants are too many"
                 )
     except BaseException:
         for read in family:

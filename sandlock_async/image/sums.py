@@ -115,7 +115,9 @@ def pieces_of(
 ) -> Iterator[tuple[int, int]]:
     """Yield *ranges* of a file of *size* bytes in whole pages, each in one chunk."""
     done = 0
-    for start, stop in ranges:
+    partial = size // PAGE_BYTES * PAGE_BYTES
+    last = [(partial, size)] if partial < size else []  # it counts, hole or not
+    for start, stop in (*ranges, *last):
         low = max(start // PAGE_BYTES * PAGE_BYTES, done)
         done = max(done, min(-(-stop // PAGE_BYTES) * PAGE_BYTES, size))
         while low < done:

@@ -76,6 +76,9 @@ def take_inventory(directory: ImageDirectory) -> Inventory:
             findings.append(Finding(file=name, problem="no regular file"))
     try:
         manifest = directory.manifest()
+        if manifest is None and layout.EXTENDED_PROCESS in sizes:
+            problem = "missing: nothing tells whether the image is what was written"
+            findings.append(Finding(file=layout.MANIFEST, problem=problem))
     except ImageError as error:
         findings.append(finding_of(error, directory.path))
         manifest = None
@@ -130,6 +133,14 @@ def verify_directory(
     ]
     for finding in findings:
         raise ImageCorruptError(directory.path / finding.file, finding.problem)
+
+
+def verify_metadata(directory: ImageDirectory) -> None:
+    """Return if what is not memory is what has been written; memory is when copied.
+
+    :raises ImageCorruptError: naming the first file that is not
+    """
+    verify_directory(directory, lambda name: not layout.is_memory_file(name))
 
 
 def finding_of(error: ImageError, path: Path) -> Finding:

@@ -15,6 +15,7 @@ _HELP = {
     errno.EROFS: "choose a file system that is not mounted read-only",
     errno.EMFILE: "close files, or raise the limit (ulimit -n)",
     errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "every parent of the checkpoint must be a folder",
     errno.ELOOP: "remove the symbolic links that lead to themselves",

@@ -130,6 +130,13 @@ async def test_the_copy_holds_no_descriptor(
     assert tracee.copies() == []
 
 
+def has_ended(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 async def test_a_copy_that_is_killed(
     spawn: Callable[..., Tracee], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,8 +156,7 @@ async def test_a_copy_that_is_killed(
         until(tracee.copies, "a copy")
         (copy,) = tracee.copies()
         os.kill(copy, signal.SIGKILL)
-        stat = Path(f"/proc/{copy}/stat")
-        until(lambda: ") Z " in stat.read_text(), "the end of the copy")
+        until(lambda: has_ended(copy), "the end of the copy")
         killed.set()
 
     killing = asyncio.get_running_loop().run_in_executor(None, kill)

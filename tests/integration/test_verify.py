@@ -122,15 +122,31 @@ async def test_without_a_file_it_is_still_looked_at(name: str, image: Path) -> N
 
     found = await found_in(image)
 
-    if name == layout.MANIFEST:
-        assert found == {}  # as one of sandlock's: nobody can tell
-    else:
-        assert found[name] == "missing"
+    assert found[name].startswith("missing")
+
+
+async def test_without_its_sums_an_image_of_ours_is_not_trusted(
+    image: Path, tmp_path: Path
+) -> None:
+    (image / layout.MANIFEST).unlink()
+    flip(image / "policy.dat", 80)
+
+    assert not (await sa.verify(image)).ok
+    with pytest.raises(sa.ImageCorruptError, match=layout.MANIFEST):
+        await sa.Checkpoint.load(image, verify=True)
+    with pytest.raises(sa.ImageCorruptError, match=layout.MANIFEST):
+        await sa.convert(image, tmp_path / "new", format="v3")
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        with pytest.raises(sa.ImageCorruptError, match=layout.MANIFEST):
+            await checkpoint.save(tmp_path / "new")
+    assert os.listdir(tmp_path) == ["it"]
 
 
 async def test_sandlocks_own_have_their_structure(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "v1" / "sleep", tmp_path / "it")
-    assert await found_in(tmp_path / "it") == {}
+    whole = await sa.verify(tmp_path / "it")
+    assert whole.ok
+    assert not whole.has_checksums
     memory = next((tmp_path / "it/process/memory").iterdir())
     memory.write_bytes(b"short")
     assert list(await found_in(tmp_path / "it")) == [f"process/memory/{memory.name}"]
@@ -160,6 +176,78 @@ async def test_a_damaged_image_is_not_made_a_whole_one(
     with pytest.raises(sa.ImageError):
         await sa.convert(image, tmp_path / "again", format="v1")
     assert sorted(os.listdir(tmp_path)) == ["it", "linked"]
+
+
+@pytest.mark.parametrize("name", ["policy.dat", layout.APP_STATE, layout.FDS])
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+async def test_what_is_saved_has_been_compared(
+    name: str, how: str, image: Path, tmp_path: Path
+) -> None:
+    async with await sa.Checkpoint.load(image) as checkpoint:
+        if how == "damaged":
+            flip(image / name, 3)
+        else:
+            (image / name).unlink()
+        with pytest.raises(sa.ImageCorruptError, match=name):
+            await checkpoint.save(tmp_path / "saved")
+    assert os.listdir(tmp_path) == ["it"]
+
+
+@pytest.mark.parametrize("of_child", [False, True])
+async def test_what_is_compared_is_what_has_been_read(
+    of_child: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a disk that once says something else than afterwards
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        report = await sa.capture_to(parent, tmp_path / "it", tree=True, durable=False)
+        os.kill(report.children[0], signal.SIGKILL)
+    child = f"children/{report.children[0]}/" if of_child else ""
+    victim = tmp_path / "it" / child / "policy.dat"
+    content = victim.read_bytes()
+    verify_metadata = sa.convert.__globals__["verify_metadata"]
+
+    def put_right(directory: object) -> None:
+        victim.write_bytes(content)
+        verify_metadata(directory)
+
+    monkeypatch.setitem(sa.convert.__globals__, "verify_metadata", put_right)
+    flip(victim, 8 * len(content) - 8)
+
+    with pytest.raises(sa.ImageCorruptError, match="changed while it was read"):
+        await sa.convert(tmp_path / "it", tmp_path / "new", format="v1")
+    assert os.listdir(tmp_path) == ["it"]
+
+
+@pytest.mark.parametrize("size", [5000, 4096, 1, 3 << 20, (3 << 20) + 7])
+async def test_which_zeros_are_holes_does_not_matter(size: int, tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        await sa.capture_to(
+            process, tmp_path / "it", app_state=bytes(size), durable=False
+        )
+        process.kill()
+    command = ["cp", "-r", "--sparse=always", tmp_path / "it", tmp_path / "copy"]
+    subprocess.run(command, check=True)
+    assert await found_in(tmp_path / "copy") == {}
+
+
+async def test_descendants_have_no_state_of_their_own(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        report = await sa.capture_to(parent, tmp_path / "it", tree=True, durable=False)
+        os.kill(report.children[0], signal.SIGKILL)
+    child = tmp_path / "it" / "children" / str(report.children[0])
+    (child / layout.APP_STATE).touch()
+    os.truncate(child / layout.APP_STATE, 1 << 20)  # a hole costs nothing
+
+    with pytest.raises(sa.ImageCorruptError, match="are too many"):
+        await sa.convert(tmp_path / "it", tmp_path / "new", format="v1")
 
 
 async def test_descendants_are_checked_too(tmp_path: Path) -> None:
