@@ -3,6 +3,7 @@
 import os
 import resource
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -84,6 +85,34 @@ async def test_no_descriptors_left(full_of: Callable[[Way], Aftermath]) -> None:
     for error in errors:
         assert isinstance(error, sa.SandlockAsyncError)
         assert error.help
+
+
+async def test_no_thread_to_be_had(
+    spawn: Callable[..., Tracee], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracee = spawn("unnoticed", "early")
+    image, new = tmp_path / "it", tmp_path / "new"
+    await sa.capture_to(tracee.pid, image, durable=False)
+    checkpoint = await sa.Checkpoint.load(image)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as CPython says it
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for call, error_type in (
+        (sa.Checkpoint.load(image), sa.ImageError),
+        (sa.verify(image), sa.ImageError),
+        (sa.list_checkpoints(tmp_path), sa.ImageError),
+        (checkpoint.save(new), sa.StoreError),
+        (sa.convert(image, new, format="v3"), sa.StoreError),
+        (sa.capture_to(tracee.pid, new), sa.UncapturableError),
+        (sa.capture(tracee.pid), sa.UncapturableError),
+    ):
+        with pytest.raises(error_type, match="cannot start a thread") as caught:
+            await call
+        assert "ulimit -u" in caught.value.help
+    await checkpoint.aclose()
+    assert not new.exists()
 
 
 def _used(folder: Path) -> int:

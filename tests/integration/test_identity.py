@@ -1,7 +1,9 @@
 """A number that is given anew never stands for the process that had it."""
 
+import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,4 +75,53 @@ async def test_the_next_one_is_let_alone(
     assert not stopped
     assert heir.poll() is None
     assert "TracerPid:\t0" in Path(f"/proc/{heir.pid}/status").read_text()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["subprocess", "asyncio"])
+async def test_what_has_been_reaped_is_not_captured(
+    kind: str, give_anew: Callable[[int], "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    ended: subprocess.Popen[bytes] | asyncio.subprocess.Process
+    if kind == "asyncio":
+        ended = await asyncio.create_subprocess_exec("true")
+        await ended.wait()
+    else:
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+    give_anew(ended.pid)
+
+    with pytest.raises(sa.ProcessGoneError, match="ended, with 0"):
+        await sa.capture_to(ended, tmp_path / "it")
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_proc_of_another_namespace(tmp_path: Path) -> None:
+    # Where it is not mounted anew, a number means one process to ptrace(2), and
+    # another one to whoever reads /proc.
+    code = (
+        "import asyncio, subprocess, sys\n"
+        "import sandlock_async as sa\n"
+        "with subprocess.Popen(['sleep', '60']) as process:\n"
+        "    try:\n"
+        "        asyncio.run(sa.capture_to(process.pid, sys.argv[1]))\n"
+        "    except sa.UncapturableError as error:\n"
+        "        print(error, error.help)\n"
+        "    process.kill()\n"
+    )
+    inside = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", code]
+    if os.geteuid() != 0:
+        inside.insert(1, "--map-root-user")
+    done = subprocess.run(
+        [*inside, tmp_path / "it"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("needs the right to make a pid namespace")
+    assert "/proc is that of another pid namespace" in done.stdout, done.stderr
+    assert "mount" in done.stdout
     assert os.listdir(tmp_path) == []
