@@ -111,7 +111,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         program = folder / "".join((name, *flags))
         if not program.exists():
             source = PROGRAMS / f"{name}.c"
-            command = ["gcc", "-O1", "-Wall", "-pthread", *flags, "-o", program, source]
+            command = [
+                "gcc",
+                "-O1",
+                "-Wall",
+                "-Wno-return-type",
+                "-pthread",
+                *flags,
+                "-o",
+                program,
+                source,
+            ]
             subprocess.run(command, check=True)
         return program
 
