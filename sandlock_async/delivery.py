@@ -228,7 +228,7 @@ async def delivering(
         workers,
         replace=options.replace,
         durable=options.durable,
-        recipients=options.sealed_for,
+        recipients=options.recipients,
         on_bytes=progress.advance,
     ) as draft:
         yield Delivery(order, policy, draft, workers, progress)

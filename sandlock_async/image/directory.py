@@ -12,6 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -22,7 +23,13 @@ from sandlock_async.errors import (
     ImageError,
 )
 from sandlock_async.image import layout
-from sandlock_async.image.age import SUFFIX, Identities, Locked
+from sandlock_async.image.age import (
+    SUFFIX,
+    Identities,
+    Locked,
+    WrongKey,
+    plain_bytes,
+)
 from sandlock_async.image.manifest import Entry, decode_manifest
 from sandlock_async.image.strict_json import Malformed
 from sandlock_async.image.sums import sum_of_file
@@ -33,6 +40,9 @@ READ_TRIES = 16
 """Times that a checkpoint is read which is replaced meanwhile."""
 
 _OPEN_FILES = 8
+_DECRYPTED_BYTES = 64 << 20
+"""Memory that decrypted files take which nobody reads just now."""
+
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_FILE = "not a regular file of this image"
@@ -84,27 +94,34 @@ class ImageDirectory:
 
     :param fd: the directory, if it is open already; closed with this
     :param identities: what opens it if it is encrypted
+    :param is_encrypted: whether it has to be; by default what is found
     :ivar is_encrypted: whether it is
     :raises CheckpointNotFoundError: if the path is not a directory
     :raises ImageError: if it cannot be opened
     """
 
     def __init__(
-        self, path: Path, identities: Identities | None = None, fd: int | None = None
+        self,
+        path: Path,
+        identities: Identities | None = None,
+        fd: int | None = None,
+        *,
+        is_encrypted: bool | None = None,
     ) -> None:
         self.path = path
         self._identities = identities
         fd = open_image(path) if fd is None else fd
         self._fd = fd
-        self._segments: OrderedDict[str, int] = OrderedDict()
+        self._segments: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.Lock()
         self._manifest: dict[str, Entry] | None = None
         self._found: dict[str, bytes] = {}
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
         try:
             self.is_encrypted: bool = (
-                _status(layout.META, fd) is None
-                and _status(layout.META + SUFFIX, fd) is not None
+                _status(layout.META + SUFFIX, fd) is not None
+                if is_encrypted is None
+                else is_encrypted
             )
         except OSError as error:
             self._finalizer()
@@ -152,7 +169,10 @@ class ImageDirectory:
         fd = self._open_folder(name)
         if fd is None:
             raise self.corrupt(name, "missing")
-        return ImageDirectory(self.path / name, self._identities, fd)
+        # What is encrypted has nothing in it that is not.
+        return ImageDirectory(
+            self.path / name, self._identities, fd, is_encrypted=self.is_encrypted
+        )
 
     def _open_folder(self, name: str) -> int | None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -198,10 +218,10 @@ class ImageDirectory:
         return content
 
     def _read(self, name: str) -> bytes | None:
-        fd = self._open(name)
+        limit = layout.MAX_BYTES.get(name, layout.MAX_METADATA_BYTES)
+        fd = self._open(name, limit)
         if fd is None:
             return None
-        limit = layout.MAX_BYTES.get(name, layout.MAX_METADATA_BYTES)
         try:
             size = os.fstat(fd).st_size
             if size > limit:
@@ -271,6 +291,8 @@ class ImageDirectory:
         :raises ImageError: if it cannot be read
         """
         data = self.segment(name, size)
+        if self.is_encrypted:
+            return self._sum_of_sealed(name)
         try:
             with data.opened() as fd:
                 return sum_of_file(fd, size, data.ranges())
@@ -300,74 +322,142 @@ class ImageDirectory:
         return FileSegment(self, name, size)
 
     def _size_of(self, name: str) -> int | None:
-        entry = (self.manifest() or {}).get(name) if self.is_encrypted else None
-        fd = self._open(name) if entry is None else self._open_plain(name + SUFFIX)
+        fd = self._open_plain(name + SUFFIX if self.is_encrypted else name)
         if fd is None:
             return None
         try:
-            return os.fstat(fd).st_size if entry is None else entry.size
+            if self.is_encrypted:
+                with self._unlocking(name):
+                    return plain_bytes(fd)
+            return os.fstat(fd).st_size
         finally:
-            os.close(fd)
+            let_go(fd)
 
     @contextmanager
     def lent_fd(self, name: str) -> Generator[int]:
         """Lend an open descriptor of a memory file, from a small cache. Any thread.
 
         :raises ImageCorruptError: if the file is gone
+        :raises ImageError: if it cannot be read
         :raises ValueError: if the directory is closed
         """
         with self._lock:
-            # A copy: another thread may need the place in the cache meanwhile.
-            fd = os.dup(self._cached_fd(name))
+            cached = self._cached(name)
+            try:
+                # A copy: another thread may close the directory meanwhile.
+                fd = os.dup(cached.fd)
+            except OSError as error:
+                raise image_error(error, self.path / name) from error
+            cached.readers += 1
         try:
             yield fd
         finally:
             let_go(fd)
+            with self._lock:
+                cached.readers -= 1
 
-    def _cached_fd(self, name: str) -> int:
+    def _cached(self, name: str) -> "_Opened":
         if not self._finalizer.alive:
             raise ValueError(f"the checkpoint {self.path} is closed")
-        fd = self._segments.pop(name, None)
-        if fd is None:
+        cached = self._segments.pop(name, None)
+        if cached is None:
+            self._make_room()
             fd = self._open(name)
             if fd is None:
                 raise self.corrupt(name, "missing: removed or replaced since")
-            while len(self._segments) >= _OPEN_FILES:
-                let_go(self._segments.popitem(last=False)[1])
-        self._segments[name] = fd
-        return fd
+            # What is decrypted is in memory; of other files nothing is.
+            size = 512 * os.fstat(fd).st_blocks if self.is_encrypted else 0
+            cached = _Opened(fd, size)
+        self._segments[name] = cached
+        return cached
 
-    def _open(self, name: str) -> int | None:
+    def _make_room(self) -> None:
+        """Close what has not been read for the longest time, for one more."""
+        idle = [name for name, it in self._segments.items() if not it.readers]
+        size = sum(self._segments[name].size for name in idle)
+        for name in idle:
+            if len(self._segments) < _OPEN_FILES and size <= _DECRYPTED_BYTES:
+                break
+            cached = self._segments.pop(name)
+            size -= cached.size
+            let_go(cached.fd)
+
+    def _open(self, name: str, limit: int | None = None) -> int | None:
+        """Open a file of the image; None if there is none.
+
+        :param limit: bytes that it may have, if it is encrypted
+        """
         if not self.is_encrypted:
             return self._open_plain(name)
+        if name == layout.META:
+            self._check_one_meta()
         sealed = self._open_plain(name + SUFFIX)
         if sealed is None:
             return None
         try:
-            return self._unsealed(name, sealed)
+            with self._unlocking(name):
+                size = plain_bytes(sealed)
+                if limit is not None and size > limit:
+                    raise self.corrupt(name, f"{size} bytes are too many")
+                return _unsealed(self._keys(), sealed)
         finally:
-            os.close(sealed)
+            let_go(sealed)
 
-    def _unsealed(self, name: str, sealed: int) -> int:
-        """Return what an age file holds, in a file that is only in memory."""
+    def _sum_of_sealed(self, name: str) -> bytes:
+        sealed = self._open_plain(name + SUFFIX)
+        if sealed is None:
+            raise self.corrupt(name, "missing")
+        try:
+            with self._unlocking(name):
+                return self._keys().sum_of(sealed)
+        finally:
+            let_go(sealed)
+
+    def _keys(self) -> Identities:
         if self._identities is None:
             raise ImageError(
                 f"{self.path} is encrypted",
                 path=self.path,
                 help="give what opens it (identities=, --identity)",
             )
-        fd = os.memfd_create("sandlock-async", os.MFD_CLOEXEC)
+        return self._identities
+
+    @contextmanager
+    def _unlocking(self, name: str) -> Generator[None]:
+        """Tell what it means if a file cannot be decrypted."""
         try:
-            self._identities.open_to(sealed, fd)
+            yield
         except Locked as error:
-            os.close(fd)
-            raise self.corrupt(
-                name + SUFFIX, f"cannot be decrypted: {error}"
-            ) from error
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+            # One file for others, in an image that is for us, is none of it.
+            if isinstance(error, WrongKey) and not self._is_for_us(name):
+                raise ImageError(
+                    f"{self.path} is encrypted for others",
+                    path=self.path,
+                    help="give the identity of one of its recipients",
+                ) from error
+            reason = f"cannot be decrypted: {error}"
+            raise self.corrupt(name + SUFFIX, reason) from error
+        except OSError as error:
+            raise image_error(error, self.path / (name + SUFFIX)) from error
+
+    def _is_for_us(self, name: str) -> bool:
+        if name == layout.META:
+            return False
+        try:
+            self.read(layout.META)
+        except ImageError:
+            return False
+        return True
+
+    def _check_one_meta(self) -> None:
+        try:
+            both = all(
+                _status(name, self._fd) for name in (layout.META, layout.META + SUFFIX)
+            )
+        except OSError as error:
+            raise image_error(error, self.path / layout.META) from error
+        if both:
+            raise self.corrupt(layout.META, "there is an encrypted one, too")
 
     def _open_plain(self, name: str) -> int | None:
         *folders, last = name.split("/")
@@ -407,9 +497,33 @@ def _status(name: str, fd: int) -> os.stat_result | None:
         return None
 
 
-def _close_all(fd: int, segments: "OrderedDict[str, int]") -> None:
+@dataclass(slots=True)
+class _Opened:
+    """A memory file that is open.
+
+    :ivar size: bytes of memory it takes
+    :ivar readers: how many read it just now
+    """
+
+    fd: int
+    size: int
+    readers: int = 0
+
+
+def _unsealed(identities: Identities, sealed: int) -> int:
+    """Return what an age file holds, in a file that is only in memory."""
+    fd = os.memfd_create("sandlock-async", os.MFD_CLOEXEC)
+    try:
+        identities.open_to(sealed, fd)
+    except BaseException:
+        let_go(fd)
+        raise
+    return fd
+
+
+def _close_all(fd: int, segments: "OrderedDict[str, _Opened]") -> None:
     for segment in segments.values():
-        let_go(segment)
+        let_go(segment.fd)
     segments.clear()
     let_go(fd)
 
@@ -432,6 +546,11 @@ class FileSegment(SegmentData):
     def name(self) -> str:
         """The name of its file in the image."""
         return self._name
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether its file is; what it holds can then not be shared."""
+        return self._directory.is_encrypted
 
     def __len__(self) -> int:
         return self._size
