@@ -9,7 +9,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sandlock_async.errors import UnusableKeyError
 
@@ -104,18 +104,21 @@ def _recipient(pyrage: Any, key: str) -> object:  # noqa: ANN401
 def _identities(pyrage: Any, given: object) -> Iterable[object]:  # noqa: ANN401
     if isinstance(given, _classes(pyrage, "Identity", "IdentityPluginV1")):
         return [given]
-    path = Path(given) if isinstance(given, os.PathLike) else None
-    if path is not None:
-        given = _content_of(path)
-    if isinstance(given, str):
-        given = given.encode(errors="replace")
-    if not isinstance(given, bytes):
+    path = None
+    if isinstance(given, bytes):
+        content = given
+    elif isinstance(given, str):
+        content = given.encode(errors="replace")
+    elif isinstance(given, os.PathLike):
+        path = Path(cast("os.PathLike[str]", given))
+        content = _content_of(path)
+    else:
         raise TypeError(
             "an identity is a path, or the content of a key file, not one of type "
             f"{type(given).__name__}"
         )
     try:
-        text = given.decode()
+        text = content.decode()
     except UnicodeDecodeError:
         # Without its cause: that has the content.
         raise _unusable(path, "it is no text") from None
