@@ -218,10 +218,10 @@ class ImageDirectory:
         return content
 
     def _read(self, name: str) -> bytes | None:
-        limit = layout.MAX_BYTES.get(name, layout.MAX_METADATA_BYTES)
-        fd = self._open(name, limit)
+        fd = self._open(name)
         if fd is None:
             return None
+        limit = _limit_of(name)
         try:
             size = os.fstat(fd).st_size
             if size > limit:
@@ -382,11 +382,7 @@ class ImageDirectory:
             size -= cached.size
             let_go(cached.fd)
 
-    def _open(self, name: str, limit: int | None = None) -> int | None:
-        """Open a file of the image; None if there is none.
-
-        :param limit: bytes that it may have, if it is encrypted
-        """
+    def _open(self, name: str) -> int | None:
         if not self.is_encrypted:
             return self._open_plain(name)
         if name == layout.META:
@@ -397,7 +393,8 @@ class ImageDirectory:
         try:
             with self._unlocking(name):
                 size = plain_bytes(sealed)
-                if limit is not None and size > limit:
+                # Not after it has been decrypted, to memory.
+                if not layout.is_memory_file(name) and size > _limit_of(name):
                     raise self.corrupt(name, f"{size} bytes are too many")
                 return _unsealed(self._keys(), sealed)
         finally:
@@ -488,6 +485,10 @@ class ImageDirectory:
             raise image_error(error, self.path / name) from error
         finally:
             let_go(place)
+
+
+def _limit_of(name: str) -> int:
+    return layout.MAX_BYTES.get(name, layout.MAX_METADATA_BYTES)
 
 
 def _status(name: str, fd: int) -> os.stat_result | None:
