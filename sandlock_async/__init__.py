@@ -25,6 +25,7 @@ from sandlock_async.errors import SandlockAsyncError as SandlockAsyncError
 from sandlock_async.errors import StoreError as StoreError
 from sandlock_async.errors import UncapturableError as UncapturableError
 from sandlock_async.errors import UnsupportedArchError as UnsupportedArchError
+from sandlock_async.errors import UnusableKeyError as UnusableKeyError
 from sandlock_async.errors import WaitConflictError as WaitConflictError
 from sandlock_async.events import Committed as Committed
 from sandlock_async.events import Event as Event

@@ -1,6 +1,5 @@
 """A caller's own mistakes, found before anything is touched."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -36,7 +35,7 @@ class Options:
     tree: bool = False
     exclude_dontdump: bool
     operation_id: str | None = None
-    recipients: Sequence[object] = ()
+    recipients: Recipients | None = None
     timeout: float
     memory_limit: int
     replace: bool
@@ -53,11 +52,6 @@ class Options:
         _check_available(self)
         if isinstance(self.policy, Policy):
             encode_policy(self.policy)
-
-    @property
-    def sealed_for(self) -> Recipients | None:
-        """Those for whom the image is encrypted; None if it is not."""
-        return Recipients(self.recipients) if self.recipients else None
 
     @property
     def layout(self) -> Format:
@@ -116,7 +110,11 @@ def _check_available(options: Options) -> None:
         known = ", ".join(map(repr, map(str, Strategy)))
         raise ValueError(f"unknown strategy {options.strategy!r}: one of {known}")
     _check_operation_id(options.operation_id)
-    options.sealed_for  # noqa: B018 - raises if one is none
+    if options.operation_id is not None and options.recipients is not None:
+        raise ValueError(
+            "operation_id cannot be given with recipients: whether the capture has been "
+            "made is told by its report, which would have to stay in the clear"
+        )
 
 
 def _check_operation_id(id: object) -> None:

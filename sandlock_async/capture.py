@@ -6,7 +6,7 @@ keeps it in memory. What happens while the target stands still is told in
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace as replace_fields
 
 from sandlock_async.arguments import Options, Order, check_arguments
@@ -24,6 +24,7 @@ from sandlock_async.errors import CheckpointExistsError
 from sandlock_async.events import Committed, Event
 from sandlock_async.failure import exhaustion_explained
 from sandlock_async.image import find_format
+from sandlock_async.image.age import as_recipients
 from sandlock_async.image.policy import Policy
 from sandlock_async.model import Picture
 from sandlock_async.plan import Plan
@@ -141,7 +142,7 @@ async def capture_to(
     tree: bool = False,
     exclude_dontdump: bool = False,
     operation_id: str | None = None,
-    recipients: Sequence[object] = (),
+    recipients: Iterable[object] | None = (),
     timeout: float = 10.0,
     memory_limit: int = DEFAULT_LIMIT,
     replace: bool = False,
@@ -171,9 +172,11 @@ async def capture_to(
         (MADV_DONTDUMP); the report lists it as skipped
     :param recipients: encrypt every file for these (extra ``crypt``): ``age1…``, an SSH
         public key, or recipients of pyrage; ``age -d`` opens them, and
-        :meth:`Checkpoint.load` with *identities*
+        :meth:`Checkpoint.load` with *identities*. Nothing is for None, and by default;
+        something else that is empty is refused
     :param operation_id: a name for this very capture: if the checkpoint that is there is
-        from a capture of that name nothing is done, and its report is returned again
+        from a capture of that name nothing is done, and its report is returned again;
+        not with *recipients*
     :param timeout: seconds for attach and freeze; the writing afterwards is free
     :param memory_limit: bytes of memory that all captures of this process may hold at
         once; a target with more is written to the disk while it is frozen
@@ -185,6 +188,7 @@ async def capture_to(
     :raises NoSpaceError: if the disk has no room, before the freeze where it can be
         foreseen
     :raises StoreError: if the directory cannot be written
+    :raises UnusableKeyError: if a recipient is none, or pyrage is not installed
     :raises ValueError: for a wrong argument, or one not available in this release
     """
     order = Order(
@@ -200,7 +204,7 @@ async def capture_to(
             tree=tree,
             exclude_dontdump=exclude_dontdump,
             operation_id=operation_id,
-            recipients=recipients,
+            recipients=as_recipients(recipients),
             timeout=timeout,
             memory_limit=memory_limit,
             replace=replace,
@@ -246,7 +250,7 @@ async def _carry_out(order: Order, workers: Workers, tell: Tell) -> CaptureRepor
             strategy=Strategy(options.strategy),
         ) as sights,
     ):
-        await delivery.expect(sum(sight.survey.image_bytes for sight in sights))
+        await delivery.expect([sight.survey for sight in sights])
         scene = await take_scene(
             sights,
             tree=options.tree,

@@ -1,7 +1,7 @@
 """A picture of a process that can be saved, loaded and looked into."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 from sandlock_async.arguments import check_content
 from sandlock_async.errors import ConversionWarning
 from sandlock_async.image import find_format
-from sandlock_async.image.age import as_identities
+from sandlock_async.image.age import as_identities, as_recipients
 from sandlock_async.image.directory import ImageDirectory, reading
 from sandlock_async.image.reader import read_image
 from sandlock_async.image.verifier import verify_directory, verify_metadata
@@ -47,6 +47,7 @@ class Checkpoint(Picture):
         format: str = "v1",
         replace: bool = False,
         durable: bool = True,
+        recipients: Iterable[object] | None = (),
     ) -> None:
         """Write the checkpoint to the directory *path*, whole or not at all.
 
@@ -57,12 +58,15 @@ class Checkpoint(Picture):
             say is told by a :exc:`ConversionWarning`.
         :param replace: swap it with a checkpoint that is there, in one step
         :param durable: fsync everything, so that it survives a power cut
+        :param recipients: encrypt every file for these, as :func:`capture_to` does
         :raises CheckpointExistsError: if something is there, without *replace*
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if it cannot be written
         :raises ImageCorruptError: if it is loaded from an image that is damaged
+        :raises UnusableKeyError: if a recipient is none, or pyrage is not installed
         :raises TypeError: if the name is no string, or the policy or state no bytes
         """
+        sealed_for = as_recipients(recipients)
         check_content(name=self.name, policy=self.policy, app_state=self.app_state)
         destination = absolute(path)
         layout = find_format(format)
@@ -71,7 +75,11 @@ class Checkpoint(Picture):
                 if self._origin is not None:
                     await workers.run(verify_metadata, self._origin)
                 async with drafted(
-                    destination, workers, replace=replace, durable=durable
+                    destination,
+                    workers,
+                    replace=replace,
+                    durable=durable,
+                    recipients=sealed_for,
                 ) as draft:
                     named = self.named(destination.name)
                     laid_out = await workers.run(lay_out, named, layout)
@@ -86,7 +94,7 @@ class Checkpoint(Picture):
         path: StrPath,
         *,
         verify: bool = False,
-        identities: Sequence[object] = (),
+        identities: Iterable[object] = (),
     ) -> "Checkpoint":
         """Open the checkpoint in the directory *path*.
 
@@ -100,7 +108,9 @@ class Checkpoint(Picture):
         :raises CheckpointNotFoundError: if there is no such directory
         :raises ImageCorruptError: naming the file that is missing or malformed
         :raises ImageVersionError: if it is of a version unknown here
-        :raises ImageError: if it cannot be read, for want of rights for instance
+        :raises UnusableKeyError: if an identity is none, or cannot be read
+        :raises ImageError: if it cannot be read, for want of rights, or of the identity
+            of a recipient, for instance
         """
         place = absolute(path)
         with reading(place):

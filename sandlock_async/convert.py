@@ -1,13 +1,13 @@
 """An image in one layout to an image in another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.errors import StoreError
 from sandlock_async.image import find_format, layout
-from sandlock_async.image.age import Recipients, as_identities
+from sandlock_async.image.age import as_identities, as_recipients
 from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.files import Format, ImageFiles
 from sandlock_async.image.reader import Read, read_family
@@ -18,6 +18,8 @@ from sandlock_async.store.draft import drafted
 from sandlock_async.store.refusals import translated
 from sandlock_async.workers import Workers
 
+_IN_THE_CLEAR = "the source is encrypted, and this is not: all of it is in the clear"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConversionReport:
@@ -27,7 +29,8 @@ class ConversionReport:
     :ivar format: its layout
     :ivar linked_bytes: memory that both images share on the disk
     :ivar copied_bytes: bytes that were written
-    :ivar warnings: what the new layout cannot say
+    :ivar warnings: what the new layout cannot say, and if the new one is not encrypted
+        though the old one is
     """
 
     path: Path
@@ -44,8 +47,8 @@ async def convert(
     format: str,
     replace: bool = False,
     durable: bool = True,
-    identities: Sequence[object] = (),
-    recipients: Sequence[object] = (),
+    identities: Iterable[object] = (),
+    recipients: Iterable[object] | None = (),
 ) -> ConversionReport:
     """Write the checkpoint *source* to *destination* in another layout.
 
@@ -57,17 +60,19 @@ async def convert(
     :param durable: fsync everything, so that it survives a power cut
     :param identities: what opens *source* if it is encrypted
     :param recipients: encrypt every file for these, as :func:`capture_to` does
+    :raises UnusableKeyError: if a key is none, or pyrage is not installed
     :raises ImageError: if *source* is no whole image
     :raises StoreError: if *destination* cannot be written
     """
     target, place = find_format(format), absolute(destination)
-    sealed_for = Recipients(recipients) if recipients else None
+    sealed_for = as_recipients(recipients)
     with translated(place):
         async with Workers() as workers:
             await workers.run(_check_apart, absolute(source), place)
             keys = await workers.run(as_identities, identities)
             family = await workers.acquire(_close, read_family, absolute(source), keys)
             try:
+                is_opened = family[0].directory.is_encrypted
                 await workers.run(verify_metadata, family[0].directory)
                 laid_out = await workers.run(_lay_out, family, target)
                 async with drafted(
@@ -89,7 +94,11 @@ async def convert(
         format=target.name,
         linked_bytes=linked_bytes,
         copied_bytes=copied_bytes,
-        warnings=(*laid_out.warnings, *_lost(family[0], target)),
+        warnings=(
+            *laid_out.warnings,
+            *_lost(family[0], target),
+            *([_IN_THE_CLEAR] if is_opened and sealed_for is None else []),
+        ),
     )
 
 

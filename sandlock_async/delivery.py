@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -26,6 +26,7 @@ from sandlock_async.report import CaptureReport
 from sandlock_async.scene import Scene, Snapshot, lost_contents
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.pieces import Piece
+from sandlock_async.snapshot.survey import Survey
 from sandlock_async.store.draft import Draft, drafted
 from sandlock_async.store.syncing import sync_checkpoint
 from sandlock_async.target import is_sandbox
@@ -77,11 +78,18 @@ class Delivery:
         self._naming = asyncio.Lock()
         self._told: CaptureReport | None = None
 
-    async def expect(self, size: int) -> None:
-        """Return if there is room for so many bytes of memory.
+    async def expect(self, surveys: Sequence[Survey]) -> None:
+        """Return if there is room for the memory of these processes.
 
         :raises NoSpaceError: if not
         """
+        size = sum(this.image_bytes for this in surveys)
+        recipients = self._order.options.recipients
+        if recipients is not None:  # what is encrypted has no holes
+            size = recipients.sealed_bytes(
+                sum(this.memory_bytes for this in surveys),
+                sum(this.segments for this in surveys),
+            )
         await self._workers.run(self.draft.stage.require, size)
         self._progress.total_bytes = size
         self._prepared = time.monotonic()
@@ -228,7 +236,7 @@ async def delivering(
         workers,
         replace=options.replace,
         durable=options.durable,
-        recipients=options.sealed_for,
+        recipients=options.recipients,
         on_bytes=progress.advance,
     ) as draft:
         yield Delivery(order, policy, draft, workers, progress)

@@ -4,7 +4,8 @@ Each says what happened and to which pid or path; ``help`` says what to do about
 it. Where the standard library has a class that a caller would already catch, the
 exception is that as well, with ``errno`` set.
 
-A caller's own mistake (a bad argument) is :exc:`ValueError` or :exc:`TypeError`.
+A caller's own mistake (a bad argument) is :exc:`ValueError` or :exc:`TypeError`; that
+of a key, which people type, is :exc:`UnusableKeyError`.
 """
 
 import errno
@@ -25,6 +26,19 @@ class SandlockAsyncError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+class UnusableKeyError(SandlockAsyncError, ValueError):
+    """A key for encryption is none, cannot be read, or pyrage is not installed.
+
+    :ivar path: the file of the key; None if it was not given as one
+    """
+
+    def __init__(
+        self, message: str, *, path: Path | None = None, help: str = ""
+    ) -> None:
+        super().__init__(message, help=help)
+        self.path = path
 
 
 class CaptureError(SandlockAsyncError):

@@ -84,6 +84,11 @@ class Plan:
         """Bytes of all segments; less on the disk, where pages of zeros are holes."""
         return self.populated_bytes + sum(this.file_bytes for this in self.segments)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Length of all segments together, holes included."""
+        return sum(segment.size for segment in self.segments)
+
 
 Ranges = tuple[list[int], list[int], list[bool], list[tuple[int, int]]]
 

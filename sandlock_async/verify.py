@@ -1,6 +1,6 @@
 """Whether an image is whole, and still what has been written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Verification:
         return not self.findings
 
 
-async def verify(path: StrPath, *, identities: Sequence[object] = ()) -> Verification:
+async def verify(path: StrPath, *, identities: Iterable[object] = ()) -> Verification:
     """Check the checkpoint at *path*: structure, sizes, and every checksum.
 
     Finds every file that is damaged, missing, or of no image of ours, and its
@@ -54,7 +54,9 @@ async def verify(path: StrPath, *, identities: Sequence[object] = ()) -> Verific
     :param identities: what opens it if it is encrypted, as :meth:`Checkpoint.load`
         takes them
     :raises CheckpointNotFoundError: if there is no such directory
-    :raises ImageError: if it cannot be opened, or changes all the time
+    :raises UnusableKeyError: if an identity is none, or cannot be read
+    :raises ImageError: if it cannot be opened, by these identities for instance, or
+        changes all the time
     """
     place = absolute(path)
     with reading(place):

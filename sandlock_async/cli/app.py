@@ -16,7 +16,7 @@ from sandlock_async.cli.interrupts import Interrupted, run_interruptible
 from sandlock_async.cli.job import Job, examples
 from sandlock_async.cli.list import list_
 from sandlock_async.cli.verify import verify
-from sandlock_async.errors import SandlockAsyncError
+from sandlock_async.errors import SandlockAsyncError, UnusableKeyError
 
 PROGRAM = "sandlock-async"
 
@@ -82,7 +82,8 @@ def run() -> int:
         failure = output.Failure(
             type=type(error).__name__, message=str(error), help=error.help
         )
-        return output.fail(failure, FAILED, as_json=as_json)
+        wrong = isinstance(error, UnusableKeyError)  # it was on the command line
+        return output.fail(failure, WRONG_USAGE if wrong else FAILED, as_json=as_json)
     except OSError as error:
         return output.fail(_system_failure(error), FAILED, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last one to know

@@ -142,6 +142,10 @@ def capture(
     The process stands still for a moment, and runs on. DIR appears whole, or not
     at all; Ctrl-C leaves nothing behind.
     """
+    if operation_id is not None and recipients:
+        raise click.UsageError(
+            "--operation-id cannot be given with --recipient: it would be in the clear."
+        )
     work = partial(
         capture_to,
         pid,

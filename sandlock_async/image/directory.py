@@ -12,6 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -23,7 +24,13 @@ from sandlock_async.errors import (
     SandlockAsyncError,
 )
 from sandlock_async.image import layout
-from sandlock_async.image.age import SUFFIX, Identities, Locked
+from sandlock_async.image.age import (
+    SUFFIX,
+    Identities,
+    Locked,
+    WrongKey,
+    plain_bytes,
+)
 from sandlock_async.image.manifest import Entry, decode_manifest
 from sandlock_async.image.strict_json import Malformed
 from sandlock_async.image.sums import sum_of, sum_of_file
@@ -34,6 +41,9 @@ READ_TRIES = 16
 """Times that a checkpoint is read which is replaced meanwhile."""
 
 _OPEN_FILES = 8
+_DECRYPTED_BYTES = 64 << 20
+"""Memory that decrypted files take which nobody reads just now."""
+
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_FILE = "not a regular file of this image"
@@ -98,6 +108,7 @@ class ImageDirectory:
     :param fd: the directory, if it is open already; closed with this
     :param found: what has been read of the image that it is a descendant's part of
     :param identities: what opens it if it is encrypted
+    :param is_encrypted: whether it has to be; by default what is found
     :ivar is_encrypted: whether it is
     :raises CheckpointNotFoundError: if the path is not a directory
     :raises ImageError: if it cannot be opened
@@ -110,6 +121,7 @@ class ImageDirectory:
         fd: int | None = None,
         *,
         found: dict[Path, bytes] | None = None,
+        is_encrypted: bool | None = None,
     ) -> None:
         self.path = path
         self._identities = identities
@@ -117,14 +129,15 @@ class ImageDirectory:
         self._found = {} if found is None else found
         fd = open_image(path) if fd is None else fd
         self._fd = fd
-        self._segments: OrderedDict[str, int] = OrderedDict()
+        self._segments: OrderedDict[str, _Opened] = OrderedDict()
         self._lock = threading.Lock()
         self._manifest: dict[str, Entry] | None = None
         self._finalizer = weakref.finalize(self, _close_all, fd, self._segments)
         try:
             self.is_encrypted: bool = (
-                _status(layout.META, fd) is None
-                and _status(layout.META + SUFFIX, fd) is not None
+                _status(layout.META + SUFFIX, fd) is not None
+                if is_encrypted is None
+                else is_encrypted
             )
         except OSError as error:
             self._finalizer()
@@ -172,7 +185,14 @@ class ImageDirectory:
         fd = self._open_folder(name)
         if fd is None:
             raise self.corrupt(name, "missing")
-        return ImageDirectory(self.path / name, self._identities, fd, found=self._found)
+        # What is encrypted has nothing in it that is not.
+        return ImageDirectory(
+            self.path / name,
+            self._identities,
+            fd,
+            found=self._found,
+            is_encrypted=self.is_encrypted,
+        )
 
     def _open_folder(self, name: str) -> int | None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -221,7 +241,7 @@ class ImageDirectory:
         fd = self._open(name)
         if fd is None:
             return None
-        limit = layout.max_bytes(name, of_child=self._is_child)
+        limit = self._limit_of(name)
         try:
             size = os.fstat(fd).st_size
             if size > limit:
@@ -232,6 +252,9 @@ class ImageDirectory:
             raise image_error(error, self.path / name) from error
         finally:
             let_go(fd)
+
+    def _limit_of(self, name: str) -> int:
+        return layout.max_bytes(name, of_child=self._is_child)
 
     def manifest(self) -> dict[str, Entry] | None:
         """Return size and sum of every file, by name; None if nobody has taken them.
@@ -298,6 +321,8 @@ class ImageDirectory:
                 raise self.corrupt(name, f"{len(content)} bytes instead of {size}")
             return sum_of(content)
         data = self.segment(name, size)
+        if self.is_encrypted:
+            return self._sum_of_sealed(name)
         try:
             with data.opened() as fd:
                 return sum_of_file(fd, size, data.ranges())
@@ -327,74 +352,139 @@ class ImageDirectory:
         return FileSegment(self, name, size)
 
     def _size_of(self, name: str) -> int | None:
-        entry = (self.manifest() or {}).get(name) if self.is_encrypted else None
-        fd = self._open(name) if entry is None else self._open_plain(name + SUFFIX)
+        fd = self._open_plain(name + SUFFIX if self.is_encrypted else name)
         if fd is None:
             return None
         try:
-            return os.fstat(fd).st_size if entry is None else entry.size
+            if self.is_encrypted:
+                with self._unlocking(name):
+                    return plain_bytes(fd)
+            return os.fstat(fd).st_size
         finally:
-            os.close(fd)
+            let_go(fd)
 
     @contextmanager
     def lent_fd(self, name: str) -> Generator[int]:
         """Lend an open descriptor of a memory file, from a small cache. Any thread.
 
         :raises ImageCorruptError: if the file is gone
+        :raises ImageError: if it cannot be read
         :raises ValueError: if the directory is closed
         """
         with self._lock:
-            # A copy: another thread may need the place in the cache meanwhile.
-            fd = os.dup(self._cached_fd(name))
+            cached = self._cached(name)
+            try:
+                # A copy: another thread may close the directory meanwhile.
+                fd = os.dup(cached.fd)
+            except OSError as error:
+                raise image_error(error, self.path / name) from error
+            cached.readers += 1
         try:
             yield fd
         finally:
             let_go(fd)
+            with self._lock:
+                cached.readers -= 1
 
-    def _cached_fd(self, name: str) -> int:
+    def _cached(self, name: str) -> "_Opened":
         if not self._finalizer.alive:
             raise ValueError(f"the checkpoint {self.path} is closed")
-        fd = self._segments.pop(name, None)
-        if fd is None:
+        cached = self._segments.pop(name, None)
+        if cached is None:
+            self._make_room()
             fd = self._open(name)
             if fd is None:
                 raise self.corrupt(name, "missing: removed or replaced since")
-            while len(self._segments) >= _OPEN_FILES:
-                let_go(self._segments.popitem(last=False)[1])
-        self._segments[name] = fd
-        return fd
+            # What is decrypted is in memory; of other files nothing is.
+            size = 512 * os.fstat(fd).st_blocks if self.is_encrypted else 0
+            cached = _Opened(fd, size)
+        self._segments[name] = cached
+        return cached
+
+    def _make_room(self) -> None:
+        """Close what has not been read for the longest time, for one more."""
+        idle = [name for name, it in self._segments.items() if not it.readers]
+        size = sum(self._segments[name].size for name in idle)
+        for name in idle:
+            if len(self._segments) < _OPEN_FILES and size <= _DECRYPTED_BYTES:
+                break
+            cached = self._segments.pop(name)
+            size -= cached.size
+            let_go(cached.fd)
 
     def _open(self, name: str) -> int | None:
         if not self.is_encrypted:
             return self._open_plain(name)
+        if name == layout.META:
+            self._check_one_meta()
         sealed = self._open_plain(name + SUFFIX)
         if sealed is None:
             return None
         try:
-            return self._unsealed(name, sealed)
+            with self._unlocking(name):
+                size = plain_bytes(sealed)
+                # Not after it has been decrypted, to memory.
+                if not layout.is_memory_file(name) and size > self._limit_of(name):
+                    raise self.corrupt(name, f"{size} bytes are too many")
+                return _unsealed(self._keys(), sealed)
         finally:
-            os.close(sealed)
+            let_go(sealed)
 
-    def _unsealed(self, name: str, sealed: int) -> int:
-        """Return what an age file holds, in a file that is only in memory."""
+    def _sum_of_sealed(self, name: str) -> bytes:
+        sealed = self._open_plain(name + SUFFIX)
+        if sealed is None:
+            raise self.corrupt(name, "missing")
+        try:
+            with self._unlocking(name):
+                return self._keys().sum_of(sealed)
+        finally:
+            let_go(sealed)
+
+    def _keys(self) -> Identities:
         if self._identities is None:
             raise ImageError(
                 f"{self.path} is encrypted",
                 path=self.path,
                 help="give what opens it (identities=, --identity)",
             )
-        fd = os.memfd_create("sandlock-async", os.MFD_CLOEXEC)
+        return self._identities
+
+    @contextmanager
+    def _unlocking(self, name: str) -> Generator[None]:
+        """Tell what it means if a file cannot be decrypted."""
         try:
-            self._identities.open_to(sealed, fd)
+            yield
         except Locked as error:
-            os.close(fd)
-            raise self.corrupt(
-                name + SUFFIX, f"cannot be decrypted: {error}"
-            ) from error
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+            # One file for others, in an image that is for us, is none of it.
+            if isinstance(error, WrongKey) and not self._is_for_us(name):
+                raise ImageError(
+                    f"{self.path} is encrypted for others",
+                    path=self.path,
+                    help="give the identity of one of its recipients",
+                ) from error
+            reason = f"cannot be decrypted: {error}"
+            raise self.corrupt(name + SUFFIX, reason) from error
+        except OSError as error:
+            raise image_error(error, self.path / (name + SUFFIX)) from error
+
+    def _is_for_us(self, name: str) -> bool:
+        if name == layout.META:
+            return False
+        try:
+            self.read(layout.META)
+        except ImageError:
+            return False
+        return True
+
+    def _check_one_meta(self) -> None:
+        try:
+            both = all(
+                _status(name, self._fd) for name in (layout.META, layout.META + SUFFIX)
+            )
+        except OSError as error:
+            raise image_error(error, self.path / layout.META) from error
+        if both:
+            raise self.corrupt(layout.META, "there is an encrypted one, too")
 
     def _open_plain(self, name: str) -> int | None:
         *folders, last = name.split("/")
@@ -434,9 +524,33 @@ def _status(name: str, fd: int) -> os.stat_result | None:
         return None
 
 
-def _close_all(fd: int, segments: "OrderedDict[str, int]") -> None:
+@dataclass(slots=True)
+class _Opened:
+    """A memory file that is open.
+
+    :ivar size: bytes of memory it takes
+    :ivar readers: how many read it just now
+    """
+
+    fd: int
+    size: int
+    readers: int = 0
+
+
+def _unsealed(identities: Identities, sealed: int) -> int:
+    """Return what an age file holds, in a file that is only in memory."""
+    fd = os.memfd_create("sandlock-async", os.MFD_CLOEXEC)
+    try:
+        identities.open_to(sealed, fd)
+    except BaseException:
+        let_go(fd)
+        raise
+    return fd
+
+
+def _close_all(fd: int, segments: "OrderedDict[str, _Opened]") -> None:
     for segment in segments.values():
-        let_go(segment)
+        let_go(segment.fd)
     segments.clear()
     let_go(fd)
 
@@ -459,6 +573,11 @@ class FileSegment(SegmentData):
     def name(self) -> str:
         """The name of its file in the image."""
         return self._name
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether its file is; what it holds can then not be shared."""
+        return self._directory.is_encrypted
 
     def __len__(self) -> int:
         return self._size

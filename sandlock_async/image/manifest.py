@@ -17,6 +17,9 @@ from sandlock_async.image.sums import sum_of
 
 _VERSION = 1
 _PART = re.compile(r"(?!\.{1,2}\Z)[^/\0]+\Z")
+_SIZES = range(1 << 63)
+"""What a file can have, off_t; nor has anything in Python a longer length."""
+
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -91,7 +94,7 @@ def _decode_entry(fields: Fields) -> Entry:
     summed = fields.text("blake3")
     if not _HEX.match(summed):
         raise Malformed(f"the blake3 of {reprlib.repr(name)} is not one")
-    size = fields.integer("size", U64)
+    size = fields.integer("size", _SIZES)
     return Entry(name=name, size=size, blake3=bytes.fromhex(summed))
 
 

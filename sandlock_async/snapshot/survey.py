@@ -45,6 +45,8 @@ class Survey:
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
     :ivar image_bytes: what the image of it would have to hold
+    :ivar memory_bytes: length of its memory files together, holes included
+    :ivar segments: how many those are
     :ivar uncopied_bytes: what of it a fork would not copy
     :ivar headroom: bytes that its memory cgroup has left; None if no limit
     :ivar files: which files are mapped
@@ -64,6 +66,8 @@ class Survey:
     vm_flags: dict[int, frozenset[str]]
     expected_bytes: int
     image_bytes: int
+    memory_bytes: int
+    segments: int
     uncopied_bytes: int
     headroom: int | None
     files: Identities
@@ -129,6 +133,8 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         vm_flags=vm_flags,
         expected_bytes=plan.populated_bytes,
         image_bytes=plan.image_bytes,
+        memory_bytes=plan.memory_bytes,
+        segments=len(plan.segments),
         uncopied_bytes=sum(
             segment.populated_bytes
             for segment in plan.segments

@@ -38,7 +38,7 @@ class Draft:
         """
         if self.stage.recipients is not None:
             return 0, files
-        async with self._translated(lambda: files.disk_bytes):
+        async with self._translated(lambda: self._size_of(files)):
             shared = await self._workers.run(
                 lambda: share_segments(
                     files, self.stage.path, durable=self.stage.durable
@@ -56,7 +56,7 @@ class Draft:
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if they cannot be written
         """
-        async with self._translated(lambda: files.disk_bytes):
+        async with self._translated(lambda: self._size_of(files)):
             await self.stream.write_all(files.segments, on_read)
 
     async def commit(self, files: ImageFiles) -> int:
@@ -88,7 +88,7 @@ class Draft:
                 write(folder + layout.MANIFEST, manifest_of(entries, folder))
             stage.write(layout.MANIFEST, manifest_of(entries))
 
-        async with self._translated(lambda: files.disk_bytes):
+        async with self._translated(lambda: self._size_of(files)):
             await self._workers.run(write_metadata)
             await self._workers.run(stage.commit, meta)
         return self.written_bytes
@@ -114,6 +114,15 @@ class Draft:
         """
         async with self._translated():
             await self.stream.write_runs(name, size, runs)
+
+    def _size_of(self, files: ImageFiles) -> int:
+        """Return what all files take at most, on the disk."""
+        if self.stage.recipients is None:
+            return files.disk_bytes
+        return self.stage.recipients.sealed_bytes(
+            sum(map(len, files.small.values())) + files.memory_bytes,
+            len(files.small) + len(files.segments),
+        )
 
     @asynccontextmanager
     async def _translated(

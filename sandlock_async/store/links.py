@@ -54,7 +54,7 @@ def share_segments(files: ImageFiles, stage: Path, *, durable: bool) -> Shared:
     entries: dict[str, Entry] = {}
     for name, segment in files.segments:
         data = segment.data
-        if isinstance(data, FileSegment):
+        if isinstance(data, FileSegment) and not data.is_encrypted:
             with data.opened() as fd:
                 if _share(fd, stage / name, durable=durable):
                     linked_bytes += len(data)

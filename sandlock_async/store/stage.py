@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sandlock_async.errors import CheckpointExistsError, StoreError
 from sandlock_async.image import layout
-from sandlock_async.image.age import SUFFIX, Recipients
+from sandlock_async.image.age import SUFFIX, Recipients, pieces_of_bytes
 from sandlock_async.kernel.files import let_go
 from sandlock_async.kernel.libc import surely
 from sandlock_async.kernel.rename import Rename, renameat2
@@ -110,15 +110,19 @@ class Stage:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, mode 0600."""
-        if self.recipients is not None:
-            name, content = name + SUFFIX, self.recipients.seal(content)
+        sealed_for = self.recipients
+        if sealed_for is not None:
+            name += SUFFIX
         fd = os.open(name, _CREATE, 0o600, dir_fd=self._fd)
         try:
             os.fchmod(fd, 0o600)
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
-            self.written_bytes += len(content)
+            if sealed_for is not None:
+                self.written_bytes += sealed_for.seal_to(fd, pieces_of_bytes(content))
+            else:
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(fd, view) :]
+                self.written_bytes += len(content)
             if self.durable:
                 os.fsync(fd)
         finally:

@@ -4,12 +4,17 @@ One hop to a worker for each buffer, and one for all small segments together: a
 seek and a write for each page of a scattered mapping would take seconds. Nor is each
 page read by itself: what a buffer holds is gathered with one call. What is written is
 summed up at the same time, while it is in the CPU's caches.
+
+What is encrypted is written in order: one hop for each large file, which a cancellation
+ends at its next chunk.
 """
 
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +23,7 @@ import aiofiles
 
 from sandlock_async.completion import shielded, task_group
 from sandlock_async.image.age import SUFFIX, Recipients
+from sandlock_async.image.directory import FileSegment
 from sandlock_async.image.holes import Run, without_zeros
 from sandlock_async.image.manifest import Entry
 from sandlock_async.image.sums import CHUNK_BYTES, Sum, pieces_of
@@ -74,10 +80,6 @@ class SegmentStream:
         :param on_read: called when all bytes have been read; some still go to the disk
         :raises OSError: as the file system says
         """
-        if self._recipients is not None:
-            await self._workers.run(self._seal_all, files, self._recipients)
-            on_read()
-            return
         # A process may have 65,530 mappings (vm.max_map_count), or more.
         small, large = await self._workers.run(_partition, files)
         if not large:
@@ -111,20 +113,34 @@ class SegmentStream:
         self.written_bytes += count
         self._tell(count)
 
-    def _seal_all(self, files: Sequence[File], recipients: Recipients) -> None:
-        for name, segment in files:
-            fd = _open(f"{self._folder}/{name}{SUFFIX}")
-            try:
-                size = len(segment.data)
-                taken = Sum()
-                self._on_bytes(recipients.seal_to(fd, _chunks(segment.data, taken)))
-                self.entries[name] = Entry(
-                    name=name, size=size, blake3=taken.digest(size)
-                )
-                if self._durable:
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
+    async def _seal(self, files: Sequence[File], recipients: Recipients) -> None:
+        stop = threading.Event()
+
+        def seal() -> int:
+            return sum(self._seal_one(*file, recipients, stop) for file in files)
+
+        future = self._workers.submit(seal)
+        self._on_bytes(await self._workers.completed(future, on_cancel=stop.set))
+
+    def _seal_one(
+        self,
+        name: str,
+        segment: MemorySegment,
+        recipients: Recipients,
+        stop: threading.Event,
+    ) -> int:
+        size = len(segment.data)
+        taken = Sum()
+        fd = _open(f"{self._folder}/{name}{SUFFIX}")
+        try:
+            with _held(segment.data):
+                written = recipients.seal_to(fd, _chunks(segment.data, taken, stop))
+            self.entries[name] = Entry(name=name, size=size, blake3=taken.digest(size))
+            if self._durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        return written
 
     def _sum(self, name: str) -> Sum:
         return self._sums.setdefault(name, Sum())
@@ -159,20 +175,30 @@ class SegmentStream:
                     os.close(fd)
             return total
 
-        self._on_bytes(await self._workers.run(write))
+        if self._recipients is None:
+            self._on_bytes(await self._workers.run(write))
+        else:
+            await self._seal(files, self._recipients)
         on_read()
 
     async def _write_each(
         self, files: Iterator[File], on_read: Callable[[], object]
     ) -> None:
         for name, segment in files:
-            await self._write_large(name, segment.data, on_read)
+            if self._recipients is None:
+                await self._write_large(name, segment.data, on_read)
+            else:
+                await self._seal([(name, segment)], self._recipients)
+                on_read()
 
     async def _write_large(
         self, name: str, data: SegmentData, on_read: Callable[[], object]
     ) -> None:
         fd = await self._workers.acquire(os.close, _open, self._folder / name)
+        source = ExitStack()
         try:
+            if isinstance(data, FileSegment):
+                await self._workers.run(source.enter_context, _held(data))
             # Shielded, as all that aiofiles does: a cancelled call returns while
             # its thread goes on, and would have the file closed under its feet.
             file = await shielded(
@@ -187,7 +213,7 @@ class SegmentStream:
             on_read()
             await self._workers.run(self._finish, name, fd, len(data))
         finally:
-            await self._workers.run(os.close, fd)
+            await self._workers.run(_close, source, fd)
 
     def _finish(self, name: str, fd: int, size: int) -> None:
         self._conclude(name, fd, size)
@@ -216,11 +242,29 @@ class SegmentStream:
         self._on_bytes(written)
 
 
-def _chunks(data: SegmentData, taken: Sum) -> Iterator[memoryview]:
+class _Cancelled(Exception):
+    """Nobody wants it any more."""
+
+
+def _held(data: SegmentData) -> AbstractContextManager[object]:
+    """Keep the file of another image open: it is decrypted but once."""
+    return data.opened() if isinstance(data, FileSegment) else nullcontext()
+
+
+def _close(source: ExitStack, fd: int) -> None:
+    with source:
+        os.close(fd)
+
+
+def _chunks(
+    data: SegmentData, taken: Sum, cancelled: threading.Event
+) -> Iterator[memoryview]:
     """Yield all bytes, holes included, and sum them up."""
     rest = iter(data.ranges())
     start, stop = next(rest, (len(data), len(data)))
     for low in range(0, len(data), CHUNK_BYTES):
+        if cancelled.is_set():
+            raise _Cancelled
         high = min(low + CHUNK_BYTES, len(data))
         chunk = memoryview(bytearray(high - low))
         while stop <= low and stop < len(data):

@@ -28,7 +28,8 @@ def test_signed_by_anybody(entries: list[Entry]) -> None:
     except Malformed:
         return
     assert sorted(found) == sorted(entry.name for entry in entries)
-    for name in found:
+    for name, entry in found.items():
+        assert entry.size < 1 << 63
         parts = name.split("/")
         assert not {"", ".", ".."} & set(parts) and "\0" not in name
 
