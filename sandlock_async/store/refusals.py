@@ -77,6 +77,16 @@ def lower_layer(destination: Path) -> StoreError:
     )
 
 
+def other_format(destination: Path, id: str, found: str, wanted: str) -> StoreError:
+    """Return the refusal of a capture that has been made, in another layout."""
+    return StoreError(
+        f"the capture {id!r} has been made to {destination} with format {found}, "
+        f"not {wanted}",
+        path=destination,
+        help="convert it, or give the capture another operation_id (--operation-id)",
+    )
+
+
 def dangling_link(folder: Path, destination: Path) -> StoreError:
     """Return the refusal of a parent that leads nowhere."""
     return StoreError(

@@ -3,6 +3,7 @@
 A path may come to mean something else at any moment; an open directory does not.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -21,6 +22,8 @@ PROBE = "probe"
 
 _TRIES = 2
 
+_NOT_OURS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+
 _RESERVED_FDS = 6
 """The depth of an image, what lists a folder, and a checkpoint that is replaced."""
 
@@ -32,6 +35,25 @@ def open_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, dir_fd=dir_fd)
+
+
+def open_own(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
+    """Return a descriptor of a directory that is ours, -1 if there is none.
+
+    In a folder that is shared, others can put anything at a name that they guess.
+
+    :raises OSError: ``EMFILE``, ``EIO`` and the like
+    """
+    try:
+        fd = open_folder(name, dir_fd)
+    except OSError as error:
+        if error.errno in _NOT_OURS:
+            return -1
+        raise
+    if os.fstat(fd).st_uid == os.geteuid():
+        return fd
+    let_go(fd)
+    return -1
 
 
 def make_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> None:
@@ -86,7 +108,7 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
         except OSError:
             pass
         try:
-            if _is_named(fd, name, parent_fd):
+            if is_named(fd, name, parent_fd):
                 os.rmdir(name, dir_fd=parent_fd)
         except OSError:
             continue
@@ -125,14 +147,14 @@ def _is_abandoned(fd: int, name: str, parent_fd: int) -> bool:
     # Its writer may have committed it after it was opened here, and gone: then it
     # is a checkpoint, elsewhere. While we hold the lock nobody commits it any more.
     try:
-        if not _is_named(fd, name, parent_fd):
+        if not is_named(fd, name, parent_fd):
             return False
     except FileNotFoundError:
         return False
     return names_in(fd) <= TOP_LEVEL | {PROBE}
 
 
-def _is_named(fd: int, name: str, parent_fd: int) -> bool:
+def is_named(fd: int, name: str, parent_fd: int) -> bool:
     """Return whether the open directory *fd* is what *name* means now.
 
     :raises FileNotFoundError: if it means nothing
