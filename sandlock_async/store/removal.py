@@ -6,7 +6,6 @@ A path may come to mean something else at any moment; an open directory does not
 import errno
 import fcntl
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -23,6 +22,9 @@ PROBE = "probe"
 _TRIES = 2
 
 _NOT_OURS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+
+_DEPTH = 8
+"""Folders in each other that are gone through: an image has four of them."""
 
 _RESERVED_FDS = 6
 """The depth of an image, what lists a folder, and a checkpoint that is replaced."""
@@ -104,7 +106,7 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
             except OSError:
                 pass
         try:
-            shutil.rmtree(".", dir_fd=fd, ignore_errors=True)  # empties it, no more
+            _empty(fd, _DEPTH)
         except OSError:
             pass
         try:
@@ -115,15 +117,44 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
         return
 
 
+def _empty(fd: int, depth: int) -> None:
+    """Remove what is in an open directory, as far down as *depth*."""
+    for name in os.listdir(fd):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except IsADirectoryError:
+            if depth:
+                _remove_inner(name, fd, depth - 1)
+        except OSError:
+            continue
+
+
+def _remove_inner(name: str, parent_fd: int, depth: int) -> None:
+    try:
+        fd = open_folder(name, parent_fd)
+        try:
+            _empty(fd, depth)
+        finally:
+            let_go(fd)
+        os.rmdir(name, dir_fd=parent_fd)
+    except OSError:
+        pass
+
+
 def remove_abandoned(parent_fd: int) -> None:
-    """Remove the stages in a folder whose writers are gone."""
+    """Remove our stages in a folder whose writers are gone.
+
+    Those of other users are theirs to remove, whatever they have put in there.
+    """
     for name in os.listdir(parent_fd):  # there may be thousands of images
         if not name.startswith(STAGE_PREFIX):
             continue
         try:
-            fd = open_folder(name, parent_fd)
+            fd = open_own(name, parent_fd)
         except OSError:
-            continue  # gone, not ours to open, or not a stage
+            continue
+        if fd < 0:
+            continue  # gone, not ours, or not a stage
         try:
             # It may be what a killed writer has just replaced: if it went before the
             # disk knows of that, neither would be there after a power cut.
