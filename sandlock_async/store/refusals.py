@@ -87,6 +87,26 @@ def other_format(destination: Path, id: str, found: str, wanted: str) -> StoreEr
     )
 
 
+def reserved_name(destination: Path, prefix: str) -> StoreError:
+    """Return the refusal of a name that means what may be cleaned up."""
+    return StoreError(
+        f"{destination} has the name of a checkpoint that is not finished: it would be "
+        "removed by the next capture",
+        path=destination,
+        help=f"choose a name that does not begin with {prefix}",
+    )
+
+
+def no_files_there(folder: Path, destination: Path) -> StoreError:
+    """Return the refusal of a file system that the kernel makes up."""
+    return StoreError(
+        f"cannot write {destination}: {folder} is on a file system that holds no files "
+        "(such as /proc and /sys)",
+        path=destination,
+        help="choose a folder on a disk, or on a tmpfs",
+    )
+
+
 def dangling_link(folder: Path, destination: Path) -> StoreError:
     """Return the refusal of a parent that leads nowhere."""
     return StoreError(

@@ -197,12 +197,14 @@ class Stage:
     # -- before ----------------------------------------------------------------
 
     def _make(self) -> None:
+        gone: FileNotFoundError | None = None
         for _ in range(_TRIES):
             name = self.path.name
             try:
                 make_folder(name, self._place.fd)
                 fd = open_folder(name, self._place.fd)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                gone = error
                 self._place.open()  # somebody cleans up here at this moment
                 continue
             self._fd = fd
@@ -215,8 +217,12 @@ class Stage:
             let_go(fd)
             self._unmake()
             self.path = self.path.with_name(_new_name())
+        if gone is not None:
+            raise gone  # or nothing can be made here at all
         raise StoreError(
-            f"no stage could be locked beside {self.destination}", path=self.destination
+            f"no stage could be locked beside {self.destination}",
+            path=self.destination,
+            help="use a file system on which flock(2) works, or try again",
         )
 
     def _unmake(self) -> None:
@@ -305,16 +311,15 @@ class Stage:
             try:
                 if keep(fd):
                     raise CheckpointExistsError(self.destination)
-                if not is_checkpoint(fd) or time.monotonic() > deadline:
-                    break
-                is_locked = try_lock(fd)
-                if is_locked and is_named(fd, name, folder_fd):
+                is_locked = not is_checkpoint(fd) or try_lock(fd)
+                if not is_named(fd, name, folder_fd):
+                    continue  # replaced meanwhile, and perhaps half removed
+                if is_locked or time.monotonic() > deadline:
                     yield
                     return
             finally:
                 let_go(fd)
-            if not is_locked:
-                time.sleep(_SETTLE_S)
+            time.sleep(_SETTLE_S)
         yield
 
     def _replaced(self) -> int:
