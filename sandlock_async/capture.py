@@ -246,7 +246,7 @@ async def _carry_out(order: Order, workers: Workers, tell: Tell) -> CaptureRepor
             strategy=Strategy(options.strategy),
         ) as sights,
     ):
-        await delivery.expect(sum(sight.survey.image_bytes for sight in sights))
+        await delivery.expect([sight.survey for sight in sights])
         scene = await take_scene(
             sights,
             tree=options.tree,

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -28,6 +28,7 @@ from sandlock_async.report import CaptureReport
 from sandlock_async.scene import Scene, Snapshot, lost_contents
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.pieces import Piece
+from sandlock_async.snapshot.survey import Survey
 from sandlock_async.store import refusals
 from sandlock_async.store.draft import Draft, drafted
 from sandlock_async.store.removal import open_own
@@ -81,13 +82,17 @@ class Delivery:
         self._naming = asyncio.Lock()
         self._told: CaptureReport | None = None
 
-    async def expect(self, size: int) -> None:
-        """Return if there is room for so many bytes of memory.
+    async def expect(self, surveys: Sequence[Survey]) -> None:
+        """Return if there is room for these processes, each with its memory.
 
         :raises NoSpaceError: if not
         """
-        await self._workers.run(self.draft.stage.require, size)
-        self._progress.total_bytes = size
+        state = self._order.options.app_state
+        needed = sum(this.image_bytes + this.metadata_bytes for this in surveys)
+        needed += 0 if state is None else len(state)
+        inodes = sum(this.image_inodes for this in surveys)
+        await self._workers.run(self.draft.stage.require, needed, inodes)
+        self._progress.total_bytes = sum(this.image_bytes for this in surveys)
         self._prepared = time.monotonic()
 
     def tell_frozen(self, threads: int) -> None:

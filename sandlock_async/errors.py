@@ -177,17 +177,26 @@ class NoSpaceError(StoreError):
 
     :ivar needed: bytes the image takes, as far as known; 0 if nothing is
     :ivar free: bytes available when it failed
+    :ivar unit: what both are: ``bytes``, or ``inodes`` where files and folders are
+        counted
     """
 
-    def __init__(self, path: Path, *, needed: int, free: int) -> None:
-        wanted = f"{needed} bytes needed, {free} free" if needed else f"{free} free"
+    def __init__(
+        self, path: Path, *, needed: int, free: int, unit: str = "bytes"
+    ) -> None:
+        if needed:
+            wanted = f"{needed} {unit} needed, {free} free"
+        else:
+            wanted = f"{free} free" if unit == "bytes" else f"{free} {unit} free"
+        what = "some space" if unit == "bytes" else "files and folders there"
         super().__init__(
             f"no space for {path}: {wanted}",
             path=path,
-            help="free some space, or choose another file system",
+            help=f"free {what}, or choose another file system",
         )
         self.needed = needed
         self.free = free
+        self.unit = unit
 
 
 class ConversionWarning(UserWarning):

@@ -137,7 +137,7 @@ async def _at_one_instant(
         for sight in sights:
             pid = sight.target.pid
             with _kept(left, pid):
-                await deliveries[pid].expect(sight.survey.image_bytes)
+                await deliveries[pid].expect([sight.survey])
         sights = [sight for sight in sights if sight.target.pid not in left]
         if sights:
             try:

@@ -12,7 +12,7 @@ from sandlock_async.kernel.libc import surely
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
 from sandlock_async.store.removal import STAGE_PREFIX, make_folder, open_folder
-from sandlock_async.store.space import free_bytes
+from sandlock_async.store.space import Room, find_room
 
 _TRIES = 16
 
@@ -67,8 +67,8 @@ class Place:
             return
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.folder)
 
-    def look(self) -> int:
-        """Return how many bytes are free here, after what :meth:`open` checks.
+    def look(self) -> Room:
+        """Return what room is here, after what :meth:`open` checks.
 
         Nothing is made: of folders that are missing the nearest that is there counts.
 
@@ -90,14 +90,14 @@ class Place:
             if not missing:
                 self._check_destination()
             _check_writable(self.fd)
-            free = free_bytes(self.fd)
+            room = find_room(self.fd)
         finally:
             self.close()
         if any(folder.name == ".." for folder in missing):
             # Made, and left again: it is about another folder.
             real = Path(os.path.realpath(self.folder), self.destination.name)
             return Place(real, replace=self._replace).look()
-        return free
+        return room
 
     def close(self) -> None:
         """Close the folder; closing twice does nothing."""

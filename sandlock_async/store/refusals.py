@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sandlock_async.errors import NoSpaceError, SandlockAsyncError, StoreError
-from sandlock_async.store.space import free_bytes
+from sandlock_async.store.space import Room, find_room
 
 _NO_RIGHT = "use a folder that you may read and write"
 _HELP = {
@@ -39,7 +39,10 @@ def store_error(error: OSError, destination: Path, needed: int = 0) -> StoreErro
     :param needed: bytes of the whole image, as far as known
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = _free_above(destination)
+        room = _room_above(destination)
+        if room is not None and room.inodes == 0:
+            return NoSpaceError(destination, needed=0, free=0, unit="inodes")
+        free = (room and room.bytes) or 0
         return NoSpaceError(destination, needed=needed, free=free)
     reason = error.strerror or error
     return StoreError(
@@ -146,10 +149,10 @@ def not_synced(destination: Path, error: OSError) -> StoreError:
     )
 
 
-def _free_above(path: Path) -> int:
+def _room_above(path: Path) -> Room | None:
     for folder in path.parents:
         try:
-            return free_bytes(folder)
+            return find_room(folder)
         except OSError:
             continue
-    return 0
+    return None

@@ -38,7 +38,7 @@ from sandlock_async.store.removal import (
     remove_abandoned,
     try_lock,
 )
-from sandlock_async.store.space import free_bytes, require_space
+from sandlock_async.store.space import find_room, require_space
 from sandlock_async.store.syncing import sync_folder, sync_parents
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -100,20 +100,17 @@ class Stage:
                 self.discard()
                 raise
 
-    def free_bytes(self) -> int:
-        """Return what an ordinary user can still write to the file system."""
-        return free_bytes(self._fd)
-
-    def require(self, needed: int) -> None:
+    def require(self, needed: int, inodes: int = 0) -> None:
         """Return if there is room for *needed* bytes of an image now.
 
+        :param inodes: files and folders that are still to be made
         :raises NoSpaceError: if not
         :raises StoreError: if the file system does not tell
         """
         self.needed_bytes = needed
         with refusals.translated(self.destination):
-            free = self.free_bytes()
-        require_space(self.destination, needed=needed, free=free)
+            room = find_room(self._fd)
+        require_space(self.destination, needed=needed, room=room, inodes=inodes)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, mode 0600."""

@@ -406,6 +406,20 @@ async def test_a_full_disk_is_known_before_the_freeze(
     tracee.check_runs_on()
 
 
+@pytest.mark.parametrize("options", ["size={}k", "size=1g,nr_inodes={}"])
+async def test_what_a_check_calls_enough_is_enough(
+    options: str, sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    for size in range(16, 1024, 8):
+        with mounted("-t", "tmpfs", "-o", options.format(size), "tmpfs", mount):
+            if (await sa.check(sleeper.pid, mount / "it")).ok:
+                await sa.capture_to(sleeper.pid, mount / "it")
+                return
+    raise AssertionError("it is never enough")
+
+
 async def test_something_is_there(
     sleeper: "subprocess.Popen[bytes]", tmp_path: Path
 ) -> None:
