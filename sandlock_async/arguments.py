@@ -108,18 +108,24 @@ def check_content(*, name: object, policy: object, app_state: object) -> None:
 
 
 def _check_available(options: Options) -> None:
-    if options.memory_limit < 0:
-        raise ValueError(
-            f"memory_limit must not be negative, but is {options.memory_limit}"
-        )
+    limit: object = options.memory_limit
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"memory_limit must be a number of bytes, not {limit!r}")
+    if limit < 0:
+        raise ValueError(f"memory_limit must not be negative, but is {limit}")
     if options.strategy not in tuple(Strategy):
         known = ", ".join(map(repr, map(str, Strategy)))
         raise ValueError(f"unknown strategy {options.strategy!r}: one of {known}")
-    _check_operation_id(options.operation_id)
+    check_operation_id(options.operation_id)
     options.sealed_for  # noqa: B018 - raises if one is none
 
 
-def _check_operation_id(id: object) -> None:
+def check_operation_id(id: object) -> None:
+    """Return if a capture can have that name; None stands for none.
+
+    :raises TypeError: if it is no string
+    :raises ValueError: if it is none that is kept in an image
+    """
     if id is None:
         return
     if not isinstance(id, str):
