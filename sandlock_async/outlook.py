@@ -99,6 +99,11 @@ def look_ahead(target: object, options: Options, loop: LoopFacts) -> Outlook:
             outlook.checks.append(
                 refused("memory", translate(error, found.pid, _PHASE))
             )
+        try:
+            found.check_same(_PHASE)
+        except ProcessGoneError as error:
+            # What was found may be about the one that has its number now.
+            return Outlook(checks=[refused("process", error)])
     return outlook
 
 
