@@ -1,10 +1,12 @@
 """What would be in the way of a capture, found without making one."""
 
+import errno
 from pathlib import Path
 
 from sandlock_async.arguments import Options
 from sandlock_async.budget import DEFAULT_LIMIT
 from sandlock_async.checkpoint import StrPath, absolute
+from sandlock_async.failure import cure_of
 from sandlock_async.features import try_features
 from sandlock_async.image import layout
 from sandlock_async.outlook import Outlook, look_ahead
@@ -74,7 +76,16 @@ async def check(
                 )
             return checks
 
-        return Preflight(checks=tuple(await workers.run(work)))
+        try:
+            return Preflight(checks=tuple(await workers.run(work)))
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            reason = error.strerror or str(error)
+            threads = Check(
+                name="threads", ok=False, reason=reason, help=cure_of(error)
+            )
+            return Preflight(checks=(threads,))
 
 
 def look_at_place(

@@ -229,6 +229,13 @@ def test_an_attempt_that_is_refused(number: int) -> None:
     assert tried("it", attempt, needed=False).ok
 
 
+def test_for_want_of_something_the_cure_is_that() -> None:
+    def attempt() -> str:
+        raise OSError(errno.EAGAIN, "cannot start a thread")
+
+    assert "ulimit -u" in tried("it", attempt, help="do this").help
+
+
 def test_without_page_scans_it_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> int:
         raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
