@@ -108,16 +108,19 @@ def check_content(*, name: object, policy: object, app_state: object) -> None:
 
 
 def _check_available(options: Options) -> None:
-    limit: object = options.memory_limit
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"memory_limit must be a number of bytes, not {limit!r}")
-    if limit < 0:
-        raise ValueError(f"memory_limit must not be negative, but is {limit}")
+    _check_memory_limit(options.memory_limit)
     if options.strategy not in tuple(Strategy):
         known = ", ".join(map(repr, map(str, Strategy)))
         raise ValueError(f"unknown strategy {options.strategy!r}: one of {known}")
     check_operation_id(options.operation_id)
     options.sealed_for  # noqa: B018 - raises if one is none
+
+
+def _check_memory_limit(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"memory_limit must be a number of bytes, not {limit!r}")
+    if limit < 0:
+        raise ValueError(f"memory_limit must not be negative, but is {limit}")
 
 
 def check_operation_id(id: object) -> None:
