@@ -102,14 +102,11 @@ def check_content(*, name: object, policy: object, app_state: object) -> None:
 
 
 def _check_available(options: Options) -> None:
-    if options.memory_limit < 0:
-        raise ValueError(
-            f"memory_limit must not be negative, but is {options.memory_limit}"
-        )
+    _check_memory_limit(options.memory_limit)
     if options.strategy not in tuple(Strategy):
         known = ", ".join(map(repr, map(str, Strategy)))
         raise ValueError(f"unknown strategy {options.strategy!r}: one of {known}")
-    _check_operation_id(options.operation_id)
+    check_operation_id(options.operation_id)
     if options.operation_id is not None and options.recipients is not None:
         raise ValueError(
             "operation_id cannot be given with recipients: whether the capture has been "
@@ -117,7 +114,19 @@ def _check_available(options: Options) -> None:
         )
 
 
-def _check_operation_id(id: object) -> None:
+def _check_memory_limit(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"memory_limit must be a number of bytes, not {limit!r}")
+    if limit < 0:
+        raise ValueError(f"memory_limit must not be negative, but is {limit}")
+
+
+def check_operation_id(id: object) -> None:
+    """Return if a capture can have that name; None stands for none.
+
+    :raises TypeError: if it is no string
+    :raises ValueError: if it is none that is kept in an image
+    """
     if id is None:
         return
     if not isinstance(id, str):

@@ -1,20 +1,26 @@
 """What would be in the way of a capture, found without making one."""
 
+import errno
 from pathlib import Path
 
 from sandlock_async.arguments import Options
 from sandlock_async.budget import DEFAULT_LIMIT
 from sandlock_async.checkpoint import StrPath, absolute
+from sandlock_async.failure import cure_of
 from sandlock_async.features import try_features
+from sandlock_async.image import layout
 from sandlock_async.outlook import Outlook, look_ahead
 from sandlock_async.preflight import Check, Preflight, mib
 from sandlock_async.store.place import Place
 from sandlock_async.store.refusals import translated
-from sandlock_async.store.space import require_space
+from sandlock_async.store.space import Room, require_space
 from sandlock_async.target import resolve_pid
 from sandlock_async.trial import tried
 from sandlock_async.waiters import LoopFacts
 from sandlock_async.workers import Workers
+
+_FOLDERS = 2 + len(layout.DIRECTORIES)
+"""What a capture has made before it asks for room."""
 
 
 async def check(
@@ -62,32 +68,50 @@ async def check(
                 ahead = look_ahead(target, options, loop)
                 checks += ahead.checks
             if destination is not None:
-                checks += look_at_place(destination, ahead.image_bytes, replace=replace)
+                checks += look_at_place(
+                    destination,
+                    ahead.image_bytes,
+                    replace=replace,
+                    inodes=ahead.inodes + _FOLDERS,
+                )
             return checks
 
-        return Preflight(checks=tuple(await workers.run(work)))
+        try:
+            return Preflight(checks=tuple(await workers.run(work)))
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            reason = error.strerror or str(error)
+            threads = Check(
+                name="threads", ok=False, reason=reason, help=cure_of(error)
+            )
+            return Preflight(checks=(threads,))
 
 
 def look_at_place(
-    destination: Path, needed: int | None, *, replace: bool
+    destination: Path, needed: int | None, *, replace: bool, inodes: int = 0
 ) -> list[Check]:
     """Look at where a checkpoint is to be, and whether it has room.
 
     :param needed: bytes that it takes, if that is known
+    :param inodes: in how many files and folders
     """
-    free = -1
+    rooms: list[Room] = []
 
     def look() -> str:
-        nonlocal free
         with translated(destination):
-            free = Place(destination, replace=replace).look()
+            rooms.append(Place(destination, replace=replace).look())
         return "a checkpoint can be put there, as far as can be seen"
 
-    def room() -> str:
+    def space() -> str:
+        (room,) = rooms
+        free = "the file system does not tell what is free"
+        if room.bytes is not None:
+            free = f"{mib(room.bytes)} are free"
         if needed is None:
-            return f"{mib(free)} are free"
-        require_space(destination, needed=needed, free=free)
-        return f"{mib(free)} are free, at most about {mib(needed)} are needed"
+            return free
+        require_space(destination, needed=needed, room=room, inodes=inodes)
+        return f"{free}, at most about {mib(needed)} are needed"
 
     place = tried("directory", look)
-    return [place, tried("disk_space", room)] if place.ok else [place]
+    return [place, tried("disk_space", space)] if place.ok else [place]

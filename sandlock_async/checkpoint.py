@@ -1,5 +1,6 @@
 """A picture of a process that can be saved, loaded and looked into."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -198,9 +199,16 @@ async def list_checkpoints(store: StrPath) -> list[str]:
 def absolute(path: StrPath) -> Path:
     """Return *path* made absolute now: a later chdir must not move it."""
     found = Path(path).absolute()
-    if not found.name or found.name == "..":
+    if not found.name or found.name == ".." or not _can_be(found):
         raise ValueError(f"{str(path)!r} does not name a checkpoint directory")
     return found
+
+
+def _can_be(path: Path) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # it has come from no file system
+        return False
 
 
 def _parts(picture: Picture) -> tuple[object, ...]:

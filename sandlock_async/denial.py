@@ -39,6 +39,7 @@ def explain_denial(
             f"process {pid} ({stat.comm}) is a thread of the kernel",
             pid=pid,
             phase="attach",
+            help="give a process that runs a program: this one has no memory of its own",
         )
     theirs = _status(f"/proc/{tid}/status")
     reason, cure = _traced(theirs) or _denied(pid, theirs)

@@ -11,18 +11,22 @@ of a key, which people type, is :exc:`UnusableKeyError`.
 import errno
 import reprlib
 from pathlib import Path
+from typing import ClassVar
 
 
 class SandlockAsyncError(Exception):
     """Base of everything that this library raises on purpose.
 
-    :ivar help: what helps, in one sentence; empty if nothing does
+    :ivar help: what helps, in one sentence
+    :cvar usual_help: what it is if nothing better is known
     """
+
+    usual_help: ClassVar[str] = ""
 
     def __init__(self, message: str, *, help: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.help = help
+        self.help = help or self.usual_help
 
     def __str__(self) -> str:
         return self.message
@@ -65,6 +69,8 @@ class CaptureError(SandlockAsyncError):
 class ProcessGoneError(CaptureError, ProcessLookupError):
     """The process does not exist, or ended before its picture was whole."""
 
+    usual_help = "look for the process anew: started again, it has another pid"
+
     def __init__(self, pid: int, phase: str, detail: str = "") -> None:
         message = f"process {pid} is gone" + (f": {detail}" if detail else "")
         super().__init__(message, pid=pid, phase=phase)
@@ -94,6 +100,8 @@ class NotPermittedError(CaptureError, PermissionError):
 class FreezeTimeoutError(CaptureError, TimeoutError):
     """The process did not come to a stop, or its copy did not end, in time."""
 
+    usual_help = "try again, with more time (timeout=, --timeout)"
+
     def __init__(
         self,
         pid: int,
@@ -109,6 +117,8 @@ class FreezeTimeoutError(CaptureError, TimeoutError):
 class WaitConflictError(CaptureError):
     """Somebody in this very process would take our stop for the target's exit."""
 
+    usual_help = "capture from another process"
+
 
 class UnsupportedArchError(CaptureError):
     """The machine, or the target's word size, is not one that can be captured."""
@@ -117,12 +127,16 @@ class UnsupportedArchError(CaptureError):
 class UncapturableError(CaptureError):
     """The process is in a state of which no picture can be taken."""
 
+    usual_help = "try again; if it is the same then, report it with this message"
+
 
 class ImageError(SandlockAsyncError):
     """A checkpoint directory is not what it should be.
 
     :ivar path: the file, or the checkpoint directory
     """
+
+    usual_help = "see whether the disk can be read, and try again"
 
     def __init__(self, message: str, *, path: Path, help: str = "") -> None:
         super().__init__(message, help=help)
@@ -132,6 +146,8 @@ class ImageError(SandlockAsyncError):
 class CheckpointNotFoundError(ImageError, FileNotFoundError):
     """There is no checkpoint directory at the path."""
 
+    usual_help = "see which ones there are (list_checkpoints, sandlock-async list)"
+
     def __init__(self, path: Path) -> None:
         super().__init__(f"Checkpoint not found: {path}", path=path)
         self.errno: int | None = errno.ENOENT
@@ -139,6 +155,8 @@ class CheckpointNotFoundError(ImageError, FileNotFoundError):
 
 class ImageCorruptError(ImageError):
     """A file of the image is missing, malformed, or contradicts another."""
+
+    usual_help = "see what else is damaged (verify), and take another checkpoint, or capture again"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}", path=path)
@@ -169,6 +187,8 @@ class StoreError(SandlockAsyncError):
     :ivar path: the destination
     """
 
+    usual_help = "see whether the disk can be written to, or choose another one"
+
     def __init__(self, message: str, *, path: Path, help: str = "") -> None:
         super().__init__(message, help=help)
         self.path = path
@@ -191,17 +211,26 @@ class NoSpaceError(StoreError):
 
     :ivar needed: bytes the image takes, as far as known; 0 if nothing is
     :ivar free: bytes available when it failed
+    :ivar unit: what both are: ``bytes``, or ``inodes`` where files and folders are
+        counted
     """
 
-    def __init__(self, path: Path, *, needed: int, free: int) -> None:
-        wanted = f"{needed} bytes needed, {free} free" if needed else f"{free} free"
+    def __init__(
+        self, path: Path, *, needed: int, free: int, unit: str = "bytes"
+    ) -> None:
+        if needed:
+            wanted = f"{needed} {unit} needed, {free} free"
+        else:
+            wanted = f"{free} free" if unit == "bytes" else f"{free} {unit} free"
+        what = "some space" if unit == "bytes" else "files and folders there"
         super().__init__(
             f"no space for {path}: {wanted}",
             path=path,
-            help="free some space, or choose another file system",
+            help=f"free {what}, or choose another file system",
         )
         self.needed = needed
         self.free = free
+        self.unit = unit
 
 
 class ConversionWarning(UserWarning):

@@ -15,7 +15,7 @@ from sandlock_async.target import read_stat
 
 _CURES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n), or close some",
-    errno.ENFILE: "the whole system has too many open files",
+    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
     errno.ENOMEM: "lower memory_limit, or raise the limit of memory (ulimit -v)",
     errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
 }
@@ -31,8 +31,13 @@ def translate(error: OSError, pid: int, phase: str) -> CaptureError:
         f"process {pid} could not be captured: {error.strerror or error}",
         pid=pid,
         phase=phase,
-        help=_CURES.get(error.errno or 0, ""),
+        help=cure_of(error),
     )
+
+
+def cure_of(error: OSError) -> str:
+    """Return what helps if the operating system has no more of something, else nothing."""
+    return _CURES.get(error.errno or 0, "")
 
 
 @contextmanager

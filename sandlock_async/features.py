@@ -18,6 +18,7 @@ from sandlock_async.arch import MACHINES, x86_64
 from sandlock_async.clock import Deadline
 from sandlock_async.denial import describe_yama
 from sandlock_async.errors import FreezeTimeoutError, UnsupportedArchError
+from sandlock_async.failure import cure_of
 from sandlock_async.freeze import ThreadGroup
 from sandlock_async.kernel import descriptors, files, process_vm
 from sandlock_async.kernel.pagemap import Pagemap
@@ -31,6 +32,9 @@ from sandlock_async.trial import tried
 
 _PATIENCE_S = 5.0
 
+_OPEN_FILES = 16
+"""What a capture of one process has open at most, measured; a descendant adds two."""
+
 _LET_SECCOMP_PASS = (
     "in a container allow it: --cap-add=SYS_PTRACE, or a seccomp profile with {}"
 )
@@ -41,6 +45,7 @@ def try_features() -> list[Check]:
     yama, cure = describe_yama()
     return [
         tried("machine", _try_machine),
+        tried("open_files", _try_open_files),
         *_try_on_child(),
         tried(
             "pagemap_scan",
@@ -62,6 +67,18 @@ def _try_machine() -> str:
     if name == x86_64.MACHINE.name:
         return name
     return f"{name}: no fork of a process can be made here, and its handlers not asked"
+
+
+def _try_open_files() -> str:
+    fds: list[int] = []
+    try:
+        fds.append(os.open("/", os.O_PATH | os.O_CLOEXEC))
+        while len(fds) < _OPEN_FILES:
+            fds.append(os.dup(fds[0]))
+    finally:
+        for fd in fds:
+            files.let_go(fd)
+    return f"{_OPEN_FILES} more can be opened: a capture of one process needs no others"
 
 
 def _try_on_child() -> list[Check]:
@@ -95,7 +112,9 @@ def _try_on_child() -> list[Check]:
     except OSError as error:
         reason = f"no child could be started to try it on: {error.strerror or error}"
         cure = "raise the limits of processes and files (ulimit -u, ulimit -n)"
-        return [Check(name=ptrace, ok=False, reason=reason, help=cure)]
+        return [
+            Check(name=ptrace, ok=False, reason=reason, help=cure_of(error) or cure)
+        ]
 
 
 @contextmanager

@@ -45,10 +45,12 @@ class Outlook:
     """What was found of a process, and of those that go with it.
 
     :ivar image_bytes: what the image has to hold; None if that could not be seen
+    :ivar inodes: in how many files and folders
     """
 
     checks: list[Check] = field(default_factory=list[Check])
     image_bytes: int | None = None
+    inodes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,11 @@ class _Seen:
             uncopied_bytes=self.survey.uncopied_bytes,
             threads=self.threads,
         )
+
+    @property
+    def image_bytes(self) -> int:
+        """What its image takes on the disk, at most about."""
+        return self.survey.image_bytes + self.survey.metadata_bytes
 
     @property
     def copied_bytes(self) -> int:
@@ -92,6 +99,11 @@ def look_ahead(target: object, options: Options, loop: LoopFacts) -> Outlook:
             outlook.checks.append(
                 refused("memory", translate(error, found.pid, _PHASE))
             )
+        try:
+            found.check_same(_PHASE)
+        except ProcessGoneError as error:
+            # What was found may be about the one that has its number now.
+            return Outlook(checks=[refused("process", error)])
     return outlook
 
 
@@ -117,7 +129,8 @@ def _look(found: Target, options: Options, loop: LoopFacts, outlook: Outlook) ->
     if options.tree:
         seen += _look_at_descendants(found, options, loop, checks)
     clone = seen[0].survey.means.obstacle
-    outlook.image_bytes = sum(this.survey.image_bytes for this in seen)
+    outlook.image_bytes = sum(this.image_bytes for this in seen)
+    outlook.inodes = sum(this.survey.image_inodes for this in seen)
     checks += [
         Check(name="memory", ok=True, reason=_memory(seen)),
         Check(
@@ -265,7 +278,7 @@ def _memory(seen: list[_Seen]) -> str:
         for mapping in this.survey.mappings
     )
     present = sum(this.survey.expected_bytes for this in seen)
-    image = sum(this.survey.image_bytes for this in seen)
+    image = sum(this.image_bytes for this in seen)
     return (
         f"{mib(mapped)} mapped, {mib(present)} of it to be copied; an image of at most "
         f"about {mib(image)}"

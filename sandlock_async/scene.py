@@ -20,7 +20,7 @@ from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.source import Source
 from sandlock_async.snapshot.survey import Survey
-from sandlock_async.snapshot.thread_facts import parse_threads, read_lasting
+from sandlock_async.snapshot.thread_facts import Lasting, parse_threads, read_lasting
 from sandlock_async.snapshot.view import View
 from sandlock_async.snapshot.vm_areas import Flags, describe_areas
 from sandlock_async.strategy import Choice
@@ -145,6 +145,8 @@ class Snapshot:
         facts, pid = self.view.facts, self.target.pid
         machine = self.target.machine
         lasting = read_lasting(pid, facts.threads, machine)
+        if not self.target.is_there():
+            lasting = {thread.tid: Lasting() for thread in facts.threads}
         answers = self.answers
         threads = parse_threads(
             facts.threads,

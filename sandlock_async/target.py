@@ -13,6 +13,7 @@ from typing import Self
 
 from sandlock_async.arch import MACHINES, Machine
 from sandlock_async.errors import (
+    NotPermittedError,
     ProcessGoneError,
     UncapturableError,
     UnsupportedArchError,
@@ -161,6 +162,7 @@ def open_target(target: object) -> Target:
                 f"process {pid} ({stat.comm}) is a thread of the kernel",
                 pid=pid,
                 phase=_PHASE,
+                help="give a process that runs a program: this one has no memory of its own",
             )
         _check_program(pid, machine)
     except BaseException:
@@ -255,14 +257,34 @@ def read_stat(pid: int, phase: str) -> Stat:
     """Return ``/proc/PID/stat``.
 
     :raises ProcessGoneError: if the process is gone
+    :raises NotPermittedError: if it is there, but not in our ``/proc``
     :raises UncapturableError: if it cannot be read, for want of descriptors
     """
     try:
         return parse_stat(files.read_file(f"/proc/{pid}/stat"))
     except OSError as error:
         if files.is_gone(error):
-            raise ProcessGoneError(pid, phase) from None
+            raise _hidden(pid, phase) or ProcessGoneError(pid, phase) from None
         raise _unreadable(pid, phase, error) from error
+
+
+def _hidden(pid: int, phase: str) -> NotPermittedError | None:
+    """Return the error for a process that is there, but not in our ``/proc``."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    if os.path.exists(f"/proc/{pid}/stat"):  # its number has just been given anew
+        return None
+    return NotPermittedError(
+        pid,
+        phase,
+        "/proc hides it (hidepid), or is that of another pid namespace",
+        help="run as its user or as root, or mount /proc without hidepid, and in this "
+        "pid namespace",
+    )
 
 
 def _executing(pid: int) -> bool:

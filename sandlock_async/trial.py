@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sandlock_async.errors import NotPermittedError, SandlockAsyncError
+from sandlock_async.failure import cure_of
 from sandlock_async.preflight import Check
 
 
@@ -12,7 +13,8 @@ def tried(
     """Return what comes of an attempt.
 
     :param attempt: returns what is to be said of its success
-    :param help: what helps if the operating system refuses
+    :param help: what helps if the operating system refuses; not if there is no more
+        of something
     :param needed: whether a capture cannot do without
     """
     try:
@@ -21,7 +23,8 @@ def tried(
         return refused(name, error, needed=needed)
     except OSError as error:
         reason = error.strerror or str(error)
-        return Check(name=name, ok=not needed, reason=reason, help=help)
+        cure = cure_of(error) or help
+        return Check(name=name, ok=not needed, reason=reason, help=cure)
 
 
 def refused(name: str, error: SandlockAsyncError, *, needed: bool = True) -> Check:

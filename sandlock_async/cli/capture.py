@@ -18,10 +18,12 @@ from sandlock_async.cli import output
 from sandlock_async.cli.bar import Bar
 from sandlock_async.cli.job import (
     Job,
+    checked_operation_id,
     checkpoint_path,
     examples,
     file_content,
     json_option,
+    pid_argument,
     recipient_option,
 )
 from sandlock_async.cli.output import Answer
@@ -29,9 +31,6 @@ from sandlock_async.image import FORMATS
 from sandlock_async.model import Skipped
 from sandlock_async.report import CaptureReport
 from sandlock_async.strategy import Strategy
-
-MAX_PID = (1 << 31) - 1
-"""That of ``pid_t``."""
 
 _MAX_SKIPPED_SHOWN = 10
 """Lines of what is not in the image; ``inspect`` shows them all."""
@@ -55,7 +54,7 @@ def _seconds(value: str | float) -> float:
         "sandlock-async capture $(pidof redis-server) /backup/redis --timeout 2",
     ),
 )
-@click.argument("pid", type=click.IntRange(1, MAX_PID))
+@pid_argument(required=True)
 @click.argument("directory", metavar="DIR", type=checkpoint_path)
 @click.option("--name", metavar="N", help="Its name.  [default: that of DIR]")
 @click.option(
@@ -98,6 +97,7 @@ def _seconds(value: str | float) -> float:
 @click.option(
     "--operation-id",
     metavar="ID",
+    type=checked_operation_id,
     help="A name for this very capture: done once, however often it is asked for.",
 )
 @click.option("--replace", is_flag=True, help="Replace a checkpoint that is there.")

@@ -10,8 +10,13 @@ from rich.console import Group
 from sandlock_async.budget import DEFAULT_LIMIT
 from sandlock_async.check import check as check_ahead
 from sandlock_async.cli import output
-from sandlock_async.cli.capture import MAX_PID
-from sandlock_async.cli.job import Job, checkpoint_path, examples, json_option
+from sandlock_async.cli.job import (
+    Job,
+    checkpoint_path,
+    examples,
+    json_option,
+    pid_argument,
+)
 from sandlock_async.cli.output import FOUND_SOMETHING, Answer
 from sandlock_async.preflight import Preflight
 from sandlock_async.strategy import Strategy
@@ -25,7 +30,7 @@ from sandlock_async.strategy import Strategy
         "sandlock-async check 4242 --json | jq '.checks[] | select(.ok | not)'",
     ),
 )
-@click.argument("pid", type=click.IntRange(1, MAX_PID), required=False)
+@pid_argument(required=False)
 @click.option(
     "--directory",
     metavar="DIR",

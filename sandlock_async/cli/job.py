@@ -1,5 +1,6 @@
 """What a command line asks for, parsed and checked, not yet begun."""
 
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
+from sandlock_async.arguments import check_operation_id
 from sandlock_async.cli.output import Answer
 
 
@@ -20,6 +22,9 @@ class Job:
     work: Callable[[], Coroutine[Any, Any, Answer]]
     as_json: bool
 
+
+MAX_PID = (1 << 31) - 1
+"""That of ``pid_t``."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -69,6 +74,34 @@ def checkpoint_path(value: str) -> Path:
     if not value or not path.name:
         raise click.BadParameter(f"{value!r} does not name a directory.")
     return path
+
+
+def pid_argument(*, required: bool) -> Callable[[_Command], _Command]:
+    """Give a command the argument PID: a process that is not this one."""
+    return click.argument(
+        "pid",
+        type=click.IntRange(1, MAX_PID),
+        required=required,
+        callback=_other_than_us,
+    )
+
+
+def _other_than_us(_: click.Context, __: click.Parameter, pid: Any) -> Any:  # noqa: ANN401
+    if pid == os.getpid():
+        raise click.BadParameter("a process cannot capture itself.")
+    return pid
+
+
+def checked_operation_id(value: str) -> str:
+    """Return a name that a capture can have.
+
+    :raises click.BadParameter: if it is none
+    """
+    try:
+        check_operation_id(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
+    return value
 
 
 def file_content(value: str) -> bytes:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandlock_async.errors import (
-    CheckpointNotFoundError,
     ImageCorruptError,
     ImageError,
     ImageVersionError,
@@ -133,23 +132,18 @@ def read_family(path: Path, identities: Identities | None = None) -> list[Read]:
     return family
 
 
-def find_operation(path: Path) -> Operation | None:
-    """Return the capture that the checkpoint at *path* is from, if that has a name.
+def find_operation(directory: ImageDirectory) -> Operation | None:
+    """Return the capture that a checkpoint is from, if that has a name.
 
     That of an encrypted one cannot be told.
 
+    :raises ImageCorruptError: if what says so is damaged
     :raises ImageError: if that cannot be read
     """
-    try:
-        directory = ImageDirectory(path)
-    except CheckpointNotFoundError:
+    if directory.is_encrypted:
         return None
+    content = directory.read_optional(layout.OPERATION)
     try:
-        if directory.is_encrypted:
-            return None
-        content = directory.read_optional(layout.OPERATION)
-        return None if content is None else decode_operation(content, path)
+        return None if content is None else decode_operation(content, directory.path)
     except Malformed as error:
         raise directory.corrupt(layout.OPERATION, str(error)) from error
-    finally:
-        directory.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sandlock_async.errors import UncapturableError
 from sandlock_async.failure import translate
 from sandlock_async.freeze import dead_leader_error
+from sandlock_async.image import layout
 from sandlock_async.kernel import files
 from sandlock_async.plan import Planner
 from sandlock_async.procfs.maps import (
@@ -19,6 +20,7 @@ from sandlock_async.procfs.maps import (
     shared_dirty_bytes,
     split_smaps,
 )
+from sandlock_async.procfs.stat import parse_stat
 from sandlock_async.selection import Selection, is_copied_by_fork, select
 from sandlock_async.snapshot.asking import Means, find_means
 from sandlock_async.snapshot.cgroup import memory_headroom
@@ -31,6 +33,15 @@ _PHASE = "prepare"
 
 _TRIES = 100
 _MUCH_BYTES = 1 << 20
+
+_ANY_METADATA_BYTES = 10 * 4096
+"""A block for each of the small files, or for the last bytes of the larger ones."""
+
+_MAPPING_BYTES = 640
+_THREAD_BYTES = 8 << 10
+
+_MORE_INODES = 2 + 8
+"""The operation, the manifest; and the folders, if it is a descendant."""
 _DENIALS = 20
 """Times that we may be denied before it is meant."""
 
@@ -44,9 +55,11 @@ class Survey:
     :ivar wanted: those of them that may have content for an image
     :ivar vm_flags: ``VmFlags`` of smaps, by start address
     :ivar expected_bytes: what a capture would copy now
-    :ivar image_bytes: what the image of it would have to hold
+    :ivar image_bytes: what memory the image of it would have to hold
     :ivar memory_bytes: length of its memory files together, holes included
     :ivar segments: how many those are
+    :ivar metadata_bytes: what all else of it takes on the disk, at most about
+    :ivar image_inodes: how many files the image would have, or folders of its own
     :ivar uncopied_bytes: what of it a fork would not copy
     :ivar headroom: bytes that its memory cgroup has left; None if no limit
     :ivar files: which files are mapped
@@ -68,6 +81,8 @@ class Survey:
     image_bytes: int
     memory_bytes: int
     segments: int
+    metadata_bytes: int
+    image_inodes: int
     uncopied_bytes: int
     headroom: int | None
     files: Identities
@@ -126,6 +141,7 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
     pages = scan_pages(pid, wanted, vm_flags, hold_gil=False)
     planner = Planner()
     plan = planner.plan(wanted, vm_flags, pages, {})
+    details = read_details(pid)
     return Survey(
         maps=maps,
         mappings=mappings,
@@ -135,6 +151,8 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         image_bytes=plan.image_bytes,
         memory_bytes=plan.memory_bytes,
         segments=len(plan.segments),
+        metadata_bytes=_metadata_bytes(maps, len(mappings), details),
+        image_inodes=len(plan.segments) + len(layout.FILES) + _MORE_INODES,
         uncopied_bytes=sum(
             segment.populated_bytes
             for segment in plan.segments
@@ -142,7 +160,7 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         ),
         headroom=memory_headroom(pid),
         files=identify(pid, target.root_fd, mappings),
-        details=read_details(pid),
+        details=details,
         exclude_dontdump=exclude_dontdump,
         means=find_means(
             pid,
@@ -154,6 +172,20 @@ def _survey(target: Target, *, exclude_dontdump: bool) -> Survey:
         planner=planner,
         missing_faults=any("um" in flags for flags in vm_flags.values()),
         shares_pages=shared_dirty_bytes(smaps) >= _MUCH_BYTES,
+    )
+
+
+def _metadata_bytes(maps: bytes, mappings: int, details: RawDetails) -> int:
+    """Return what all but memory takes, names and bytes of descriptors aside.
+
+    Measured: each path comes three times at most.
+    """
+    threads = parse_stat(details.stat).num_threads
+    return (
+        _ANY_METADATA_BYTES
+        + _MAPPING_BYTES * mappings
+        + 3 * len(maps)
+        + _THREAD_BYTES * threads
     )
 
 

@@ -64,11 +64,18 @@ class Lasting:
 def read_lasting(
     pid: int, threads: Sequence[RawThread], machine: Machine
 ) -> dict[int, Lasting]:
-    """Return what lasts of the threads, without those that have ended since."""
-    return {
-        thread.tid: Lasting(_name(pid, thread.tid), _robust_list(thread.tid, machine))
-        for thread in threads
-    }
+    """Return what lasts of the threads, without those that have ended since.
+
+    They are looked up by their numbers: if the process is not there any more
+    afterwards, it may all be about another one.
+    """
+    found: dict[int, Lasting] = {}
+    for thread in threads:
+        robust_list = _robust_list(thread.tid, machine)
+        # Read last: while it is a thread of this process, its number is nobody else's.
+        name = _name(pid, thread.tid)
+        found[thread.tid] = Lasting() if name is None else Lasting(name, robust_list)
+    return found
 
 
 def parse_threads(

@@ -59,12 +59,16 @@ class Draft:
         async with self._translated(lambda: self._size_of(files)):
             await self.stream.write_all(files.segments, on_read)
 
-    async def commit(self, files: ImageFiles) -> int:
+    async def commit(
+        self, files: ImageFiles, keep: Callable[[int], bool] | None = None
+    ) -> int:
         """Write the small files, and put the image at its place, whole.
 
         The memory files have been written, or shared.
 
+        :param keep: whether a checkpoint that is there, an open directory, stays
         :return: bytes written to the disk
+        :raises CheckpointExistsError: if one is there that may not be replaced
         :raises NoSpaceError: if the disk is full
         :raises StoreError: if it cannot be written
         :raises ImageCorruptError: if memory is from another image that is damaged
@@ -90,7 +94,7 @@ class Draft:
 
         async with self._translated(lambda: self._size_of(files)):
             await self._workers.run(write_metadata)
-            await self._workers.run(stage.commit, meta)
+            await self._workers.run(stage.commit, meta, keep)
         return self.written_bytes
 
     @property

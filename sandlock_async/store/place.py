@@ -6,14 +6,29 @@ import stat
 from pathlib import Path
 
 from sandlock_async.errors import CheckpointExistsError
+from sandlock_async.kernel import files
 from sandlock_async.kernel.files import let_go
 from sandlock_async.kernel.libc import surely
 from sandlock_async.store import refusals
 from sandlock_async.store.listing import is_checkpoint
-from sandlock_async.store.removal import make_folder, open_folder
-from sandlock_async.store.space import free_bytes
+from sandlock_async.store.removal import STAGE_PREFIX, make_folder, open_folder
+from sandlock_async.store.space import Room, find_room
 
 _TRIES = 16
+
+_MADE_UP = frozenset(
+    {
+        0x9FA0,  # PROC_SUPER_MAGIC, linux/magic.h
+        0x62656572,  # SYSFS_MAGIC
+        0x27E0EB,  # CGROUP_SUPER_MAGIC
+        0x63677270,  # CGROUP2_SUPER_MAGIC
+        0x64626720,  # DEBUGFS_MAGIC
+        0x74726163,  # TRACEFS_MAGIC
+        0x73636673,  # SECURITYFS_MAGIC
+        0x1CD1,  # DEVPTS_SUPER_MAGIC
+        0xCAFE4A11,  # BPF_FS_MAGIC
+    }
+)
 
 
 class Place:
@@ -37,6 +52,7 @@ class Place:
         :raises StoreError: if what is there, or the folder, will not do
         :raises OSError: as the file system says
         """
+        self._check_name()
         self.close()
         for _ in range(_TRIES):
             try:
@@ -46,13 +62,13 @@ class Place:
                 self.fd = os.open(self.folder, flags)
             except FileNotFoundError:
                 continue  # somebody cleans up here at this moment
-            self._check_folder()
+            self._check_folder(self.folder)
             self._check_destination()
             return
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.folder)
 
-    def look(self) -> int:
-        """Return how many bytes are free here, after what :meth:`open` checks.
+    def look(self) -> Room:
+        """Return what room is here, after what :meth:`open` checks.
 
         Nothing is made: of folders that are missing the nearest that is there counts.
 
@@ -60,6 +76,7 @@ class Place:
         :raises StoreError: if what is there, or the folder, will not do
         :raises OSError: as the file system says
         """
+        self._check_name()
         missing = self._missing_folders()
         for folder in missing:
             if folder.is_symlink():
@@ -69,13 +86,18 @@ class Place:
         access = os.O_PATH if missing else os.O_RDONLY
         self.fd = os.open(nearest, access | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            self._check_folder(nearest)
             if not missing:
-                self._check_folder()
                 self._check_destination()
             _check_writable(self.fd)
-            return free_bytes(self.fd)
+            room = find_room(self.fd)
         finally:
             self.close()
+        if any(folder.name == ".." for folder in missing):
+            # Made, and left again: it is about another folder.
+            real = Path(os.path.realpath(self.folder), self.destination.name)
+            return Place(real, replace=self._replace).look()
+        return room
 
     def close(self) -> None:
         """Close the folder; closing twice does nothing."""
@@ -120,10 +142,24 @@ class Place:
                 continue
             self._made.append(folder)
 
-    def _check_folder(self) -> None:
-        mode = os.fstat(self.fd).st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise refusals.open_to_all(self.folder, self.destination)
+    def _check_name(self) -> None:
+        names = self.destination.parts
+        if any(name.startswith(STAGE_PREFIX) for name in names):
+            raise refusals.reserved_name(self.destination, STAGE_PREFIX)
+
+    def _check_folder(self, folder: Path) -> None:
+        """Return if *folder*, which is open, will do, and where we have made a way to it.
+
+        Whoever may rename a folder may put something else in its place.
+        """
+        if files.file_system(self.fd) in _MADE_UP:
+            raise refusals.no_files_there(folder, self.destination)
+        if _is_open_to_all(os.fstat(self.fd)):
+            raise refusals.open_to_all(folder, self.destination)
+        if self._made:
+            above = self._made[0].parent
+            if _is_open_to_all(above.stat()):
+                raise refusals.open_to_all(above, self.destination)
 
     def _check_destination(self) -> None:
         name = self.destination.name
@@ -146,6 +182,11 @@ class Place:
                 raise refusals.mount_point(self.destination)
         finally:
             let_go(fd)
+
+
+def _is_open_to_all(found: os.stat_result) -> bool:
+    """Whether everybody may rename and remove what is in a folder."""
+    return bool(found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX)
 
 
 def _check_writable(fd: int) -> None:

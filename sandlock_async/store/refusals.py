@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sandlock_async.errors import NoSpaceError, SandlockAsyncError, StoreError
-from sandlock_async.store.space import free_bytes
+from sandlock_async.store.space import Room, find_room
 
 _NO_RIGHT = "use a folder that you may read and write"
 _HELP = {
@@ -40,7 +40,10 @@ def store_error(error: OSError, destination: Path, needed: int = 0) -> StoreErro
     :param needed: bytes of the whole image, as far as known
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = _free_above(destination)
+        room = _room_above(destination)
+        if room is not None and room.inodes == 0:
+            return NoSpaceError(destination, needed=0, free=0, unit="inodes")
+        free = (room and room.bytes) or 0
         return NoSpaceError(destination, needed=needed, free=free)
     reason = error.strerror or error
     return StoreError(
@@ -75,6 +78,36 @@ def lower_layer(destination: Path) -> StoreError:
         "cannot be renamed",
         path=destination,
         help="choose a new directory, or a volume of its own",
+    )
+
+
+def other_format(destination: Path, id: str, found: str, wanted: str) -> StoreError:
+    """Return the refusal of a capture that has been made, in another layout."""
+    return StoreError(
+        f"the capture {id!r} has been made to {destination} with format {found}, "
+        f"not {wanted}",
+        path=destination,
+        help="convert it, or give the capture another operation_id (--operation-id)",
+    )
+
+
+def reserved_name(destination: Path, prefix: str) -> StoreError:
+    """Return the refusal of a name that means what may be cleaned up."""
+    return StoreError(
+        f"{destination} has the name of a checkpoint that is not finished: it would be "
+        "removed by the next capture",
+        path=destination,
+        help=f"choose a name that does not begin with {prefix}",
+    )
+
+
+def no_files_there(folder: Path, destination: Path) -> StoreError:
+    """Return the refusal of a file system that the kernel makes up."""
+    return StoreError(
+        f"cannot write {destination}: {folder} is on a file system that holds no files "
+        "(such as /proc and /sys)",
+        path=destination,
+        help="choose a folder on a disk, or on a tmpfs",
     )
 
 
@@ -117,10 +150,10 @@ def not_synced(destination: Path, error: OSError) -> StoreError:
     )
 
 
-def _free_above(path: Path) -> int:
+def _room_above(path: Path) -> Room | None:
     for folder in path.parents:
         try:
-            return free_bytes(folder)
+            return find_room(folder)
         except OSError:
             continue
-    return 0
+    return None

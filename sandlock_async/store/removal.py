@@ -3,9 +3,9 @@
 A path may come to mean something else at any moment; an open directory does not.
 """
 
+import errno
 import fcntl
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -21,6 +21,11 @@ PROBE = "probe"
 
 _TRIES = 2
 
+_NOT_OURS = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+
+_DEPTH = 8
+"""Folders in each other that are gone through: an image has four of them."""
+
 _RESERVED_FDS = 6
 """The depth of an image, what lists a folder, and a checkpoint that is replaced."""
 
@@ -32,6 +37,25 @@ def open_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, dir_fd=dir_fd)
+
+
+def open_own(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
+    """Return a descriptor of a directory that is ours, -1 if there is none.
+
+    In a folder that is shared, others can put anything at a name that they guess.
+
+    :raises OSError: ``EMFILE``, ``EIO`` and the like
+    """
+    try:
+        fd = open_folder(name, dir_fd)
+    except OSError as error:
+        if error.errno in _NOT_OURS:
+            return -1
+        raise
+    if os.fstat(fd).st_uid == os.geteuid():
+        return fd
+    let_go(fd)
+    return -1
 
 
 def make_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> None:
@@ -82,26 +106,55 @@ def remove(fd: int, name: str, parent_fd: int) -> None:
             except OSError:
                 pass
         try:
-            shutil.rmtree(".", dir_fd=fd, ignore_errors=True)  # empties it, no more
+            _empty(fd, _DEPTH)
         except OSError:
             pass
         try:
-            if _is_named(fd, name, parent_fd):
+            if is_named(fd, name, parent_fd):
                 os.rmdir(name, dir_fd=parent_fd)
         except OSError:
             continue
         return
 
 
+def _empty(fd: int, depth: int) -> None:
+    """Remove what is in an open directory, as far down as *depth*."""
+    for name in os.listdir(fd):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except IsADirectoryError:
+            if depth:
+                _remove_inner(name, fd, depth - 1)
+        except OSError:
+            continue
+
+
+def _remove_inner(name: str, parent_fd: int, depth: int) -> None:
+    try:
+        fd = open_folder(name, parent_fd)
+        try:
+            _empty(fd, depth)
+        finally:
+            let_go(fd)
+        os.rmdir(name, dir_fd=parent_fd)
+    except OSError:
+        pass
+
+
 def remove_abandoned(parent_fd: int) -> None:
-    """Remove the stages in a folder whose writers are gone."""
+    """Remove our stages in a folder whose writers are gone.
+
+    Those of other users are theirs to remove, whatever they have put in there.
+    """
     for name in os.listdir(parent_fd):  # there may be thousands of images
         if not name.startswith(STAGE_PREFIX):
             continue
         try:
-            fd = open_folder(name, parent_fd)
+            fd = open_own(name, parent_fd)
         except OSError:
-            continue  # gone, not ours to open, or not a stage
+            continue
+        if fd < 0:
+            continue  # gone, not ours, or not a stage
         try:
             # It may be what a killed writer has just replaced: if it went before the
             # disk knows of that, neither would be there after a power cut.
@@ -125,14 +178,14 @@ def _is_abandoned(fd: int, name: str, parent_fd: int) -> bool:
     # Its writer may have committed it after it was opened here, and gone: then it
     # is a checkpoint, elsewhere. While we hold the lock nobody commits it any more.
     try:
-        if not _is_named(fd, name, parent_fd):
+        if not is_named(fd, name, parent_fd):
             return False
     except FileNotFoundError:
         return False
     return names_in(fd) <= TOP_LEVEL | {PROBE}
 
 
-def _is_named(fd: int, name: str, parent_fd: int) -> bool:
+def is_named(fd: int, name: str, parent_fd: int) -> bool:
     """Return whether the open directory *fd* is what *name* means now.
 
     :raises FileNotFoundError: if it means nothing

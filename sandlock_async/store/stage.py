@@ -13,6 +13,8 @@ to it removes those that nobody holds. Everything here blocks: call it on a work
 import errno
 import os
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from sandlock_async.errors import CheckpointExistsError, StoreError
@@ -28,13 +30,15 @@ from sandlock_async.store.removal import (
     PROBE,
     STAGE_PREFIX,
     Reserve,
+    is_named,
     make_folder,
     open_folder,
+    open_own,
     remove,
     remove_abandoned,
     try_lock,
 )
-from sandlock_async.store.space import free_bytes, require_space
+from sandlock_async.store.space import find_room, require_space
 from sandlock_async.store.syncing import sync_folder, sync_parents
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -47,6 +51,9 @@ _ABLE_AT_MOST = 1024
 
 _SETTLE_TRIES = 1000
 _SETTLE_S = 0.001
+
+_HELD_S = 10.0
+"""Nobody of ours holds a checkpoint for longer than a rename; others might."""
 
 
 class Stage:
@@ -93,20 +100,17 @@ class Stage:
                 self.discard()
                 raise
 
-    def free_bytes(self) -> int:
-        """Return what an ordinary user can still write to the file system."""
-        return free_bytes(self._fd)
-
-    def require(self, needed: int) -> None:
+    def require(self, needed: int, inodes: int = 0) -> None:
         """Return if there is room for *needed* bytes of an image now.
 
+        :param inodes: files and folders that are still to be made
         :raises NoSpaceError: if not
         :raises StoreError: if the file system does not tell
         """
         self.needed_bytes = needed
         with refusals.translated(self.destination):
-            free = self.free_bytes()
-        require_space(self.destination, needed=needed, free=free)
+            room = find_room(self._fd)
+        require_space(self.destination, needed=needed, room=room, inodes=inodes)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, mode 0600."""
@@ -135,11 +139,14 @@ class Stage:
                 make_folder(folder, self._fd)
                 self._folders.append(folder)
 
-    def commit(self, meta: bytes) -> None:
+    def commit(self, meta: bytes, keep: Callable[[int], bool] | None = None) -> None:
         """Add ``meta.json`` and put the directory at its place in one rename.
 
         When this returns the checkpoint stands; an older one is gone.
 
+        :param keep: whether a checkpoint of ours that is there stays, nevertheless;
+            given an open directory
+        :raises CheckpointExistsError: if one is there and is to stay
         :raises StoreError: if what came to be there meanwhile is no checkpoint, or
             the rename may not have reached the disk
         """
@@ -150,7 +157,7 @@ class Stage:
             sync_parents(self._place.fd)
         self._reserve.release()
         try:
-            replaced_fd = self._rename()
+            replaced_fd = self._rename(keep)
         except FileExistsError:
             raise CheckpointExistsError(self.destination) from None
         except OSError as error:
@@ -191,12 +198,14 @@ class Stage:
     # -- before ----------------------------------------------------------------
 
     def _make(self) -> None:
+        gone: FileNotFoundError | None = None
         for _ in range(_TRIES):
             name = self.path.name
             try:
                 make_folder(name, self._place.fd)
                 fd = open_folder(name, self._place.fd)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                gone = error
                 self._place.open()  # somebody cleans up here at this moment
                 continue
             self._fd = fd
@@ -209,8 +218,12 @@ class Stage:
             let_go(fd)
             self._unmake()
             self.path = self.path.with_name(_new_name())
+        if gone is not None:
+            raise gone  # or nothing can be made here at all
         raise StoreError(
-            f"no stage could be locked beside {self.destination}", path=self.destination
+            f"no stage could be locked beside {self.destination}",
+            path=self.destination,
+            help="use a file system on which flock(2) works, or try again",
         )
 
     def _unmake(self) -> None:
@@ -259,14 +272,15 @@ class Stage:
 
     # -- at the end ------------------------------------------------------------
 
-    def _rename(self) -> int:
+    def _rename(self, keep: Callable[[int], bool] | None) -> int:
         """Return a descriptor of the checkpoint that was replaced, -1 if none was."""
         if not self._replace:
             renameat2(self.path, self.destination, Rename.NOREPLACE)
             return -1
         for _ in range(_TRIES):
             try:
-                renameat2(self.path, self.destination, Rename.EXCHANGE)
+                with nullcontext() if keep is None else self._held(keep):
+                    renameat2(self.path, self.destination, Rename.EXCHANGE)
             except FileNotFoundError:
                 pass  # nothing there to replace
             else:
@@ -277,6 +291,37 @@ class Stage:
                 continue  # now there is
             return -1
         raise CheckpointExistsError(self.destination)
+
+    @contextmanager
+    def _held(self, keep: Callable[[int], bool]) -> Generator[None]:
+        """Have nobody else who asks first replace what is at the destination now.
+
+        It is locked itself, so nothing is left of that whoever is killed. Whoever
+        finds nothing there puts his own there, or finds that somebody else has.
+
+        :raises CheckpointExistsError: if that is to stay
+        :raises FileNotFoundError: if there is nothing
+        """
+        name, folder_fd = self.destination.name, self._place.fd
+        deadline = time.monotonic() + _HELD_S
+        while True:
+            os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+            fd = open_own(name, folder_fd)
+            if fd < 0:
+                break  # another user's, or no folder
+            try:
+                if keep(fd):
+                    raise CheckpointExistsError(self.destination)
+                is_locked = not is_checkpoint(fd) or try_lock(fd)
+                if not is_named(fd, name, folder_fd):
+                    continue  # replaced meanwhile, and perhaps half removed
+                if is_locked or time.monotonic() > deadline:
+                    yield
+                    return
+            finally:
+                let_go(fd)
+            time.sleep(_SETTLE_S)
+        yield
 
     def _replaced(self) -> int:
         """Open what came out of an exchange, and put back what is no checkpoint."""

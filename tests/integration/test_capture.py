@@ -5,6 +5,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -167,6 +168,19 @@ async def test_stages_of_the_dead_are_removed(
     await sa.capture_to(sleeper, tmp_path / "it")
 
     assert os.listdir(tmp_path) == ["it"]
+
+
+@pytest.mark.parametrize("limit", [1.5, "5", None, True])
+async def test_a_limit_that_is_no_number(limit: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="memory_limit"):
+        await sa.capture_to(1, tmp_path / "it", memory_limit=limit)
+
+
+@pytest.mark.parametrize("place", ["a\0b", "a\0b/it", "\ud800"])
+async def test_a_path_that_cannot_be(place: str, tmp_path: Path) -> None:
+    for call in (sa.capture_to, sa.check):
+        with pytest.raises(ValueError, match="does not name"):
+            await call(1, tmp_path / place)
 
 
 async def test_a_full_disk(sleeper: "subprocess.Popen[bytes]", tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 import sandlock_async as sa
 from sandlock_async.snapshot.fd_unheld import find_unheld
-from sandlock_async.target import open_target
+from sandlock_async.target import Target, open_target
 from tests.conftest import PROGRAMS, Tracee, until
 from tests.integration.test_cli import run
 from tests.programs.status import ERRORS, PROGRESS
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 SOMEBODY = 65534
 KERNEL = [
     "machine",
+    "open_files",
     "ptrace",
     "process_vm_readv",
     "pidfd",
@@ -210,12 +212,50 @@ async def test_who_is_gone_or_none(sleeper: "subprocess.Popen[bytes]") -> None:
     assert (gone.name, gone.reason) == ("process", "process 4194304 is gone")
     sleeper.kill()
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
-    assert "has ended" in (await refusal(sleeper.pid)).reason
+    ended = await refusal(sleeper.pid)
+    assert "has ended" in ended.reason
+    assert gone.help and ended.help
     for wrong in (0, os.getpid()):
         with pytest.raises(ValueError, match=r"process|pid"):
             await sa.check(wrong)
     with pytest.raises(ValueError, match="unknown strategy"):
         await sa.check(strategy="guess")
+
+
+async def test_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    (no,) = (await sa.check()).checks
+    monkeypatch.undo()
+    assert (no.name, no.ok) == ("threads", False)
+    assert "ulimit -u" in no.help
+
+
+async def test_too_few_files_can_be_opened() -> None:
+    await sa.check()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = set(map(int, os.listdir("/proc/self/fd")))
+    free = [number for number in range(before[0]) if number not in taken]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[10], before[1]))
+    try:
+        found = await sa.check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    (no,) = (this for this in found.checks if not this.ok)
+    assert no.name == "open_files"
+    assert "ulimit -n" in no.help
+
+
+async def test_whoever_is_found_in_its_place_is_not_told_of(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Target, "is_there", lambda _: False)
+    found = await sa.check(sleeper.pid)
+    (no,) = found.checks[len(KERNEL) :]
+    assert no.name == "process"
+    assert "given anew" in no.reason
 
 
 async def test_a_thread_of_the_kernel() -> None:
@@ -224,6 +264,7 @@ async def test_a_thread_of_the_kernel() -> None:
         pytest.skip("needs the first pid namespace")
     no = await refusal(2)
     assert (no.name, "thread of the kernel" in no.reason) == ("process", True)
+    assert no.help
 
 
 async def test_the_number_of_a_thread(spawn: Callable[..., Tracee]) -> None:
@@ -404,6 +445,20 @@ async def test_a_full_disk_is_known_before_the_freeze(
     assert no.help == caught.value.help
     assert events == []
     tracee.check_runs_on()
+
+
+@pytest.mark.parametrize("options", ["size={}k", "size=1g,nr_inodes={}"])
+async def test_what_a_check_calls_enough_is_enough(
+    options: str, sleeper: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    for size in range(16, 1024, 8):
+        with mounted("-t", "tmpfs", "-o", options.format(size), "tmpfs", mount):
+            if (await sa.check(sleeper.pid, mount / "it")).ok:
+                await sa.capture_to(sleeper.pid, mount / "it")
+                return
+    raise AssertionError("it is never enough")
 
 
 async def test_something_is_there(

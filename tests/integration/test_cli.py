@@ -86,6 +86,16 @@ def test_no_checkpoint(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path) -> None:
     assert run("capture", "abc", tmp_path / "web").returncode == 2
     assert run("nonsense").returncode == 2
+    for name in ("", "a\nb", "x" * 201):
+        done = run("capture", 1, tmp_path / "web", "--operation-id", name)
+        assert done.returncode == 2
+        assert b"operation_id must be" in done.stderr
+        assert b"bug" not in done.stderr
+    for command in ("capture $$ web", "check $$"):
+        line = f"exec {sys.executable} -m sandlock_async {command}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, check=False)
+        assert done.returncode == 2
+        assert b"cannot capture itself" in done.stderr
     assert "error" in orjson.loads(run("capture", "--json").stdout)
 
 

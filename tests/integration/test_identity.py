@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sandlock_async as sa
-from sandlock_async import tracing
+from sandlock_async import scene, tracing
 from tests.conftest import missing
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -125,3 +125,29 @@ def test_proc_of_another_namespace(tmp_path: Path) -> None:
     assert "/proc is that of another pid namespace" in done.stdout, done.stderr
     assert "mount" in done.stdout
     assert os.listdir(tmp_path) == []
+
+
+async def test_what_is_read_after_the_thaw_is_not_the_heirs(
+    give_anew: Callable[[int], "subprocess.Popen[bytes]"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    victim = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    read_lasting = scene.read_lasting
+
+    def read(*arguments: object) -> object:
+        if victim.returncode is None:
+            victim.kill()
+            victim.communicate()
+            give_anew(victim.pid)
+        return read_lasting(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scene, "read_lasting", read)
+
+    report = await sa.capture_to(victim.pid, tmp_path / "it", strategy="direct")
+
+    assert report.pid == victim.pid
+    async with await sa.Checkpoint.load(tmp_path / "it") as it:
+        assert "cat" in it.process_state.exe
+        (thread,) = it.process_state.threads
+        assert (thread.name, thread.robust_list) == (None, None)

@@ -22,11 +22,12 @@ from sandlock_async.procfs.maps import parse_maps
 from sandlock_async.selection import select
 from sandlock_async.snapshot.fd_unheld import why_unheld
 from sandlock_async.store.place import Place
-from sandlock_async.store.space import free_bytes
+from sandlock_async.store.refusals import store_error
+from sandlock_async.store.space import Room, find_room, require_space
 from sandlock_async.store.stage import Stage
 from sandlock_async.strategy import Strategy, estimate_freeze_ms
 from sandlock_async.trial import tried
-from tests.unit.stages import GOLDEN, as_somebody, mounted
+from tests.unit.stages import GOLDEN, as_somebody, mounted, staged
 
 
 def test_one_no_is_a_no() -> None:
@@ -110,8 +111,8 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
 def test_space_is_that_of_the_file_system(tmp_path: Path) -> None:
     with mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path):
         for place in (tmp_path / "it", tmp_path / "deep" / "er" / "it"):
-            free = Place(place, replace=False).look()
-            assert free == free_bytes(tmp_path) == 64 << 10
+            free = Place(place, replace=False).look().bytes
+            assert free == find_room(tmp_path).bytes == 64 << 10
             _, enough = look_at_place(place, free, replace=False)
             _, little = look_at_place(place, free + 1, replace=False)
             assert enough.ok
@@ -119,6 +120,49 @@ def test_space_is_that_of_the_file_system(tmp_path: Path) -> None:
             assert f"{free + 1} bytes needed, {free} free" in little.reason
             assert little.help
         assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", [("ramfs",), ("tmpfs", "-o", "size=0")])
+def test_a_file_system_that_does_not_tell(
+    kind: tuple[str, ...], tmp_path: Path
+) -> None:
+    with mounted("-t", *kind, "none", tmp_path):
+        (tmp_path / "it").mkdir(mode=0o700)
+        place, space = look_at_place(tmp_path / "it" / "it", 1 << 40, replace=False)
+        with staged(tmp_path / "it" / "it") as opened:
+            opened.require(1 << 40)
+
+    assert place.ok, place
+    assert space.ok
+    assert "does not tell" in space.reason
+
+
+def test_files_are_counted_too(tmp_path: Path) -> None:
+    with mounted("-t", "tmpfs", "-o", "size=1m,nr_inodes=20", "tmpfs", tmp_path):
+        _, space = look_at_place(tmp_path / "it", 1, replace=False, inodes=30)
+        with staged(tmp_path / "it") as opened:
+            free = find_room(tmp_path).inodes
+            assert free is not None
+            opened.require(1, free)
+            with pytest.raises(sa.NoSpaceError, match="inodes needed") as caught:
+                opened.require(1, free + 1)
+            for number in range(free):
+                opened.write(f"{number}", b"")
+            with pytest.raises(OSError, match="No space") as full:
+                opened.write("one more", b"")
+            told = store_error(full.value, tmp_path / "it", 1)
+
+    assert not space.ok
+    assert (caught.value.unit, caught.value.free) == ("inodes", free)
+    assert "files" in caught.value.help
+    assert "0 inodes free" in told.message
+
+
+def test_files_take_whole_blocks(tmp_path: Path) -> None:
+    room = Room(bytes=10 << 16, inodes=None, block=1 << 16)
+    require_space(tmp_path, needed=1 << 16, room=room, inodes=9)
+    with pytest.raises(sa.NoSpaceError):
+        require_space(tmp_path, needed=1 << 16, room=room, inodes=10)
 
 
 def test_an_image_holds_pages_of_files_too() -> None:
@@ -183,6 +227,13 @@ def test_an_attempt_that_is_refused(number: int) -> None:
         name="it", ok=False, reason=os.strerror(number), help="do this"
     )
     assert tried("it", attempt, needed=False).ok
+
+
+def test_for_want_of_something_the_cure_is_that() -> None:
+    def attempt() -> str:
+        raise OSError(errno.EAGAIN, "cannot start a thread")
+
+    assert "ulimit -u" in tried("it", attempt, help="do this").help
 
 
 def test_without_page_scans_it_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:

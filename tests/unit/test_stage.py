@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -78,6 +79,38 @@ def test_a_folder_left_at_a_stages_name_is_kept(tmp_path: Path) -> None:
         opened.commit(b"{}")
 
     assert os.listdir(left) == ["thesis.txt"]
+
+
+def test_stages_of_other_users_are_theirs(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a folder away")
+    left = tmp_path / f"{STAGE_PREFIX}0"
+    left.mkdir()
+    os.chown(left, 65534, 65534)
+
+    with staged(tmp_path / "it") as opened:
+        opened.commit(b"{}")
+
+    assert sorted(os.listdir(tmp_path)) == [left.name, "it"]
+
+
+def test_a_stage_that_is_very_deep_stops_nobody(tmp_path: Path) -> None:
+    left = tmp_path / f"{STAGE_PREFIX}0"
+    (left / "process").mkdir(parents=True)
+    depth = 0
+    fd = os.open(left / "process", os.O_RDONLY)
+    while depth < 1500:
+        os.mkdir("d", dir_fd=fd)
+        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd, depth = inner, depth + 1
+    os.close(fd)
+    try:
+        with staged(tmp_path / "it") as opened:
+            opened.commit(b"{}")
+        assert sorted(os.listdir(tmp_path)) == [left.name, "it"]
+    finally:
+        subprocess.run(["rm", "-rf", left], check=True)
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["new", "replaced"])

@@ -7,13 +7,32 @@ import subprocess
 import pytest
 
 import sandlock_async as sa
-from sandlock_async.target import open_target, resolve_pid
+from sandlock_async.kernel import files
+from sandlock_async.target import open_target, read_stat, resolve_pid
 
 
 @pytest.mark.parametrize("pid", [0, -1, 1 << 31, 1 << 40, 1 << 70])
 def test_no_number_of_a_process(pid: int) -> None:
     with pytest.raises(ValueError, match=f"{pid} is not a pid"):
         resolve_pid(pid)
+
+
+def test_a_process_that_is_hidden(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hidden(path: str) -> bytes:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    monkeypatch.setattr(files, "read_file", hidden)
+    for is_hidden, error in (
+        (True, sa.NotPermittedError),
+        (False, sa.ProcessGoneError),
+    ):
+        monkeypatch.setattr(os.path, "exists", lambda _, it=is_hidden: not it)
+        with pytest.raises(error) as caught:
+            read_stat(sleeper.pid, "prepare")
+        assert caught.value.help
+        assert ("hidepid" in str(caught.value)) == is_hidden
 
 
 @pytest.mark.parametrize(
