@@ -18,8 +18,8 @@ import pytest
 import sandlock_async as sa
 from sandlock_async.image import age, directory
 from sandlock_async.store import stage
-from sandlock_async.store.space import Room
 from sandlock_async.store.buffers import Buffers
+from sandlock_async.store.space import Room
 from sandlock_async.store.stream import SegmentStream
 from sandlock_async.workers import Workers
 from tests.conftest import Tracee, missing
