@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -134,9 +135,10 @@ def spawn(
 ) -> Iterator[Callable[..., Tracee]]:
     """Start a program of tests/programs and wait until it says that it is ready."""
     tracees: list[Tracee] = []
+    numbers = count()
 
     def start(name: str, *arguments: object) -> Tracee:
-        path = tmp_path / f"status-{len(tracees)}"
+        path = tmp_path / f"status-{next(numbers)}"
         path.write_bytes(bytes(4096))
         status = Status(str(path))
         if name.endswith(".py"):
@@ -145,6 +147,7 @@ def spawn(
             command = [str(compiled(name)), str(path)]
         process = subprocess.Popen([*command, *map(str, arguments)])
         tracee = Tracee(process, status, path)
+        tracees[:] = [it for it in tracees if it.process.returncode is None]
         tracees.append(tracee)
         until(
             lambda: status[READY] or process.poll() is not None, f"{name} to be ready"

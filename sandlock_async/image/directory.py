@@ -590,6 +590,15 @@ class FileSegment(SegmentData):
         """Return the error for its file."""
         return self._directory.corrupt(self._name, reason)
 
+    def check_length(self, fd: int) -> None:
+        """Return if the open file is as long as it was: no cut may pass for a hole.
+
+        :raises ImageCorruptError: if not
+        """
+        size = os.fstat(fd).st_size
+        if size != self._size:
+            raise self.corrupt(f"{size} bytes instead of {self._size}, changed since")
+
     def known_sum(self) -> bytes | None:
         """Return what the image's manifest says the file sums up to, if it does.
 
@@ -600,11 +609,7 @@ class FileSegment(SegmentData):
 
     def ranges(self) -> Sequence[tuple[int, int]]:
         with self.opened() as fd:
-            size = os.fstat(fd).st_size
-            if size != self._size:
-                # What has been cut off must not pass for a hole.
-                reason = f"{size} bytes instead of {self._size}, changed since"
-                raise self._directory.corrupt(self._name, reason)
+            self.check_length(fd)
             try:
                 return self._find_data(fd)
             except OSError as error:

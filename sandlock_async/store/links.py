@@ -56,6 +56,7 @@ def share_segments(files: ImageFiles, stage: Path, *, durable: bool) -> Shared:
         data = segment.data
         if isinstance(data, FileSegment) and not data.is_encrypted:
             with data.opened() as fd:
+                data.check_length(fd)
                 if _share(fd, stage / name, durable=durable):
                     linked_bytes += len(data)
                     entries[name] = Entry(

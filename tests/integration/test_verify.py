@@ -250,6 +250,23 @@ async def test_descendants_have_no_state_of_their_own(tmp_path: Path) -> None:
         await sa.convert(tmp_path / "it", tmp_path / "new", format="v1")
 
 
+async def test_what_is_linked_is_as_long_as_it_was(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = next((image / "process/memory").iterdir())
+    verify_metadata = sa.convert.__globals__["verify_metadata"]
+
+    def cut_then(directory: object) -> None:
+        verify_metadata(directory)
+        os.truncate(memory, memory.stat().st_size + 4096)
+
+    monkeypatch.setitem(sa.convert.__globals__, "verify_metadata", cut_then)
+
+    with pytest.raises(sa.ImageCorruptError, match="changed since"):
+        await sa.convert(image, tmp_path / "new", format="v1")
+    assert os.listdir(tmp_path) == ["it"]
+
+
 async def test_descendants_are_checked_too(tmp_path: Path) -> None:
     line = ["sh", "-c", "sleep 60 & echo; wait"]
     with subprocess.Popen(line, stdout=subprocess.PIPE) as parent:
