@@ -1,6 +1,6 @@
 """Processes before and after a freeze: how they were found, and what came of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sandlock_async.injection.questions import Answers
@@ -20,7 +20,7 @@ from sandlock_async.snapshot.mapped_files import Identities
 from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.source import Source
 from sandlock_async.snapshot.survey import Survey
-from sandlock_async.snapshot.thread_facts import Lasting, parse_threads, read_lasting
+from sandlock_async.snapshot.thread_facts import Lasting, parse_threads
 from sandlock_async.snapshot.view import View
 from sandlock_async.snapshot.vm_areas import Flags, describe_areas
 from sandlock_async.strategy import Choice
@@ -113,6 +113,7 @@ class Snapshot:
     """A process as it was.
 
     :ivar fds: what was looked up of its descriptors, right after the thaw
+    :ivar lasting: what was looked up of its threads then
     :ivar others: descriptors of those that were captured together with it
     :ivar frozen_at: monotonic seconds of the first interrupt of a thread of it
     :ivar thawed_at: monotonic seconds of the last detach
@@ -126,6 +127,7 @@ class Snapshot:
     files: Identities
     flags: Flags
     fds: LateFds
+    lasting: Mapping[int, Lasting]
     others: tuple[RawFd, ...]
     frozen_at: float
     thawed_at: float
@@ -144,13 +146,10 @@ class Snapshot:
         """
         facts, pid = self.view.facts, self.target.pid
         machine = self.target.machine
-        lasting = read_lasting(pid, facts.threads, machine)
-        if not self.target.is_there():
-            lasting = {thread.tid: Lasting() for thread in facts.threads}
         answers = self.answers
         threads = parse_threads(
             facts.threads,
-            lasting,
+            self.lasting,
             pid,
             machine,
             alt_stack=None if answers is None else answers.alt_stack,

@@ -16,6 +16,7 @@ from sandlock_async.reaping import Copies
 from sandlock_async.scene import Scene, Sight, Snapshot
 from sandlock_async.snapshot.fd_late import read_late
 from sandlock_async.snapshot.subject import Subject
+from sandlock_async.snapshot.thread_facts import read_lasting
 from sandlock_async.snapshot.vm_areas import settle_flags
 from sandlock_async.snapshot.window import look
 from sandlock_async.spilling import Spill, spill_pending, thaw
@@ -120,6 +121,7 @@ async def take_scene(
                 choice=subject.choice,
                 files=subject.survey.files,
                 fds=subject.late,
+                lasting=subject.lasting,
                 flags=subject.flags,
                 others=tuple(
                     raw
@@ -163,6 +165,7 @@ def _settle(cast: list[Subject]) -> None:
         pid = subject.target.pid
         with explained(pid, "snapshot"):
             subject.late = read_late(subject.target, subject.view.facts.fds)
+            subject.lasting = read_lasting(subject.target, subject.view.facts.threads)
             subject.flags = settle_flags(pid, subject.survey, subject.view)
     for subject in cast:
         target = subject.target

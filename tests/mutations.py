@@ -544,7 +544,12 @@ def tamper(chance: random.Random, sources: list[Path], folder: Path) -> Victim:
         victim.notes.append(kind.__name__)
         try:
             kind(victim)
-        except (OSError, IndexError, MemoryError) as error:  # not there any more
+        except (
+            OSError,
+            LookupError,
+            ValueError,
+            MemoryError,
+        ) as error:  # not there now
             victim.notes.append(f"({error})")
     if chance.random() < 0.4:
         seal(victim.image)

@@ -10,6 +10,7 @@ from sandlock_async.snapshot.fd_late import LateFds
 from sandlock_async.snapshot.forked import ForkedSource
 from sandlock_async.snapshot.source import Source
 from sandlock_async.snapshot.survey import Survey
+from sandlock_async.snapshot.thread_facts import Lasting
 from sandlock_async.snapshot.view import View
 from sandlock_async.snapshot.vm_areas import Flags
 from sandlock_async.strategy import Choice, Strategy
@@ -27,6 +28,7 @@ class Subject:
     :ivar forked: the memory, as the copy has it
     :ivar planner: what has been planned so far
     :ivar known_fds: its descriptors a moment before the freeze
+    :ivar lasting: what lasts of its threads; there after the thaw
     :ivar flags: ``VmFlags`` of what was seen; there some time after the thaw
     """
 
@@ -50,6 +52,7 @@ class Subject:
         self._view: View | None = None
         self._late: LateFds | None = None
         self.flags: Flags = ()
+        self.lasting: dict[int, Lasting] = {}
         self.known_fds: list[RawFd] = []
 
     def attach(self) -> None:

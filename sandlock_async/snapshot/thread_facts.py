@@ -1,7 +1,7 @@
 """What is read of each thread under the freeze, and parsed afterwards."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from sandlock_async.arch import Machine
 from sandlock_async.errors import UnsupportedArchError
 from sandlock_async.kernel import files, ptrace
 from sandlock_async.model import AltStack, QueuedSignal, RobustList, Rseq, ThreadState
+from sandlock_async.target import Target
 
 _UNKNOWN = (errno.EINVAL, errno.EIO, errno.ENODEV, errno.ENOSYS, errno.EPERM)
 """What a kernel says that does not know a request, or does not tell us."""
@@ -61,26 +62,22 @@ class Lasting:
     robust_list: RobustList | None = None
 
 
-def read_lasting(
-    pid: int, threads: Sequence[RawThread], machine: Machine
-) -> dict[int, Lasting]:
-    """Return what lasts of the threads, without those that have ended since.
-
-    They are looked up by their numbers: if the process is not there any more
-    afterwards, it may all be about another one.
-    """
+def read_lasting(target: Target, threads: Sequence[RawThread]) -> dict[int, Lasting]:
+    """Return what lasts of the threads, without those that have ended since."""
     found: dict[int, Lasting] = {}
     for thread in threads:
-        robust_list = _robust_list(thread.tid, machine)
+        robust_list = _robust_list(thread.tid, target.machine)
         # Read last: while it is a thread of this process, its number is nobody else's.
-        name = _name(pid, thread.tid)
+        name = _name(target.pid, thread.tid)
         found[thread.tid] = Lasting() if name is None else Lasting(name, robust_list)
+    if not target.is_there():  # it may all be about another one, which has the number
+        return {thread.tid: Lasting() for thread in threads}
     return found
 
 
 def parse_threads(
     raw: Sequence[RawThread],
-    lasting: dict[int, Lasting],
+    lasting: Mapping[int, Lasting],
     pid: int,
     machine: Machine,
     *,

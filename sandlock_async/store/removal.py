@@ -52,10 +52,13 @@ def open_own(name: str | os.PathLike[str], dir_fd: int | None = None) -> int:
         if error.errno in _NOT_OURS:
             return -1
         raise
-    if os.fstat(fd).st_uid == os.geteuid():
-        return fd
-    let_go(fd)
-    return -1
+    is_ours = False
+    try:
+        is_ours = os.fstat(fd).st_uid == os.geteuid()
+    finally:
+        if not is_ours:
+            let_go(fd)
+    return fd if is_ours else -1
 
 
 def make_folder(name: str | os.PathLike[str], dir_fd: int | None = None) -> None:

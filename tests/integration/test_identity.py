@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sandlock_async as sa
-from sandlock_async import scene, tracing
+from sandlock_async import tracing
 from tests.conftest import missing
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -133,7 +133,7 @@ async def test_what_is_read_after_the_thaw_is_not_the_heirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     victim = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    read_lasting = scene.read_lasting
+    read_lasting = tracing.read_lasting
 
     def read(*arguments: object) -> object:
         if victim.returncode is None:
@@ -142,7 +142,7 @@ async def test_what_is_read_after_the_thaw_is_not_the_heirs(
             give_anew(victim.pid)
         return read_lasting(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scene, "read_lasting", read)
+    monkeypatch.setattr(tracing, "read_lasting", read)
 
     report = await sa.capture_to(victim.pid, tmp_path / "it", strategy="direct")
 

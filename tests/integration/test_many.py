@@ -374,11 +374,11 @@ async def test_a_store_that_fails_in_a_cut(
             raise sa.NoSpaceError(full, needed=1, free=0)
         await write_runs(draft, *arguments)
 
-    def committing(stage: Stage, meta: bytes) -> None:
+    def committing(stage: Stage, meta: bytes, keep: Any = None) -> None:
         if stage.destination == full:
             refused["committed"] += 1
             raise OSError(errno.ENOSPC, "full")
-        commit(stage, meta)
+        commit(stage, meta, keep)
 
     monkeypatch.setattr(Draft, "write_runs", writing_runs)
     monkeypatch.setattr(Stage, "commit", committing)
