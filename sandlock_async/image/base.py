@@ -17,7 +17,7 @@ from sandlock_async.image.process_json import (
     encode_map,
 )
 from sandlock_async.image.strict_json import (
-    I32,
+    PID,
     Fields,
     Malformed,
     loads,
@@ -199,7 +199,7 @@ def decode_base(directory: ImageDirectory, *, has_fp: bool) -> Base:
         raise directory.corrupt(layout.META, str(error)) from error
     try:
         info = Fields(loads(directory.read(layout.INFO)), "info")
-        pid = info.integer("pid", I32)
+        pid = info.integer("pid", PID)
         cwd, exe = info.text("cwd"), info.text("exe")
     except Malformed as error:
         raise directory.corrupt(layout.INFO, str(error)) from error

@@ -21,6 +21,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 U64 = range(1 << 64)
 I32 = range(-(1 << 31), 1 << 31)
+PID = range(1 << 31)
 
 
 class Malformed(ValueError):

@@ -145,6 +145,7 @@ def bind(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        (layout.INFO, b'{"pid": -1, "cwd": "", "exe": ""}'),
         (layout.INFO, b'{"pid": 2147483648, "cwd": "", "exe": ""}'),
         (layout.INFO, b'{"pid": "1", "cwd": "", "exe": ""}'),
         (layout.INFO, b'{"pid": true, "cwd": "", "exe": ""}'),
