@@ -26,7 +26,7 @@ class SandlockAsyncError(Exception):
     def __init__(self, message: str, *, help: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.help = help or self.usual_help
+        self.help: str = help or self.usual_help
 
     def __str__(self) -> str:
         return self.message
