@@ -187,6 +187,19 @@ def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
     process.wait()
 
 
+@pytest.fixture
+def family() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that has a child."""
+    command = ["sh", "-c", "sleep 60 & echo; wait"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, start_new_session=True
+    ) as parent:
+        assert parent.stdout
+        parent.stdout.readline()
+        yield parent
+        os.killpg(parent.pid, signal.SIGKILL)
+
+
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 

@@ -4,11 +4,10 @@ import asyncio
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
@@ -46,16 +45,17 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
 
 
 @pytest.fixture
-def family(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that has a child."""
-    command = ["sh", "-c", "sleep 60 & echo; wait"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, start_new_session=True
-    ) as parent:
-        assert parent.stdout
-        parent.stdout.readline()
-        yield parent
-        os.killpg(parent.pid, signal.SIGKILL)
+def decrypted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Inodes of the files that have been decrypted."""
+    found: list[int] = []
+    open_to = age.Identities.open_to
+
+    def recorded(self: age.Identities, source: int, destination: int) -> None:
+        found.append(os.fstat(source).st_ino)
+        open_to(self, source, destination)
+
+    monkeypatch.setattr(age.Identities, "open_to", recorded)
+    return found
 
 
 def decrypted_bytes() -> int:
@@ -168,25 +168,17 @@ async def test_what_is_no_age_file_is_not_decrypted(
 
 
 async def test_too_long_to_be_decrypted(
-    key: Key, sleeper: Tracee, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: Key, sleeper: Tracee, tmp_path: Path, decrypted: list[int]
 ) -> None:
     await sa.capture_to(sleeper, tmp_path / "it", recipients=[key.public])
     public = [pyrage.x25519.Recipient.from_str(key.public)]
     name = "process/threads/0.bin"
     sealed = pyrage.encrypt(bytes(65 << 10), public)
     (tmp_path / "it" / f"{name}.age").write_bytes(sealed)
-    opened: list[int] = []
-    open_to = age.Identities.open_to
-
-    def recorded(self: age.Identities, source: int, destination: int) -> None:
-        opened.append(os.fstat(source).st_ino)
-        open_to(self, source, destination)
-
-    monkeypatch.setattr(age.Identities, "open_to", recorded)
     with pytest.raises(sa.ImageCorruptError, match="66560 bytes are too many"):
         await sa.Checkpoint.load(tmp_path / "it", identities=[key.file])
-    assert opened
-    assert (tmp_path / "it" / f"{name}.age").stat().st_ino not in opened
+    assert decrypted
+    assert (tmp_path / "it" / f"{name}.age").stat().st_ino not in decrypted
 
 
 async def test_memory_has_the_length_of_its_file(
@@ -205,18 +197,11 @@ async def test_memory_has_the_length_of_its_file(
 async def test_what_is_open_takes_a_bounded_memory(
     key: Key,
     spawn: Callable[..., Tracee],
+    decrypted: list[int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(directory, "_DECRYPTED_BYTES", 3 << 20)
-    decrypted: list[int] = []
-    open_to = age.Identities.open_to
-
-    def recorded(self: age.Identities, source: int, destination: int) -> None:
-        decrypted.append(os.fstat(source).st_ino)
-        open_to(self, source, destination)
-
-    monkeypatch.setattr(age.Identities, "open_to", recorded)
     tracee = spawn("big.py", 9 << 20, 1)
     path = tmp_path / "it"
     await sa.capture_to(tracee.pid, path, recipients=[key.public], durable=False)

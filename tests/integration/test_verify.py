@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,16 +194,13 @@ async def test_what_is_saved_has_been_compared(
 
 @pytest.mark.parametrize("of_child", [False, True])
 async def test_what_is_compared_is_what_has_been_read(
-    of_child: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_child: bool,
+    family: "subprocess.Popen[bytes]",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # GIVEN a disk that once says something else than afterwards
-    with subprocess.Popen(
-        ["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        parent.stdout.readline()
-        report = await sa.capture_to(parent, tmp_path / "it", tree=True, durable=False)
-        os.kill(report.children[0], signal.SIGKILL)
+    report = await sa.capture_to(family, tmp_path / "it", tree=True, durable=False)
     child = f"children/{report.children[0]}/" if of_child else ""
     victim = tmp_path / "it" / child / "policy.dat"
     content = victim.read_bytes()
@@ -234,14 +230,10 @@ async def test_which_zeros_are_holes_does_not_matter(size: int, tmp_path: Path) 
     assert await found_in(tmp_path / "copy") == {}
 
 
-async def test_descendants_have_no_state_of_their_own(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        ["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE
-    ) as parent:
-        assert parent.stdout is not None
-        parent.stdout.readline()
-        report = await sa.capture_to(parent, tmp_path / "it", tree=True, durable=False)
-        os.kill(report.children[0], signal.SIGKILL)
+async def test_descendants_have_no_state_of_their_own(
+    family: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    report = await sa.capture_to(family, tmp_path / "it", tree=True, durable=False)
     child = tmp_path / "it" / "children" / str(report.children[0])
     (child / layout.APP_STATE).touch()
     os.truncate(child / layout.APP_STATE, 1 << 20)  # a hole costs nothing
@@ -267,13 +259,10 @@ async def test_what_is_linked_is_as_long_as_it_was(
     assert os.listdir(tmp_path) == ["it"]
 
 
-async def test_descendants_are_checked_too(tmp_path: Path) -> None:
-    line = ["sh", "-c", "sleep 60 & echo; wait"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        parent.stdout.readline()
-        report = await sa.capture_to(parent, tmp_path / "it", tree=True, durable=False)
-        os.kill(report.children[0], signal.SIGKILL)
+async def test_descendants_are_checked_too(
+    family: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    report = await sa.capture_to(family, tmp_path / "it", tree=True, durable=False)
     child = tmp_path / "it" / "children" / str(report.children[0])
     assert await found_in(tmp_path / "it") == await found_in(child) == {}
 
