@@ -13,8 +13,9 @@ from sandlock_async.arguments import check_content
 from sandlock_async.errors import ConversionWarning
 from sandlock_async.image import find_format
 from sandlock_async.image.age import as_identities, as_recipients
-from sandlock_async.image.directory import ImageDirectory, reading
+from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.reader import read_image
+from sandlock_async.image.reading import reading
 from sandlock_async.image.verifier import verify_directory, verify_metadata
 from sandlock_async.image.writer import lay_out
 from sandlock_async.model import Picture
@@ -160,10 +161,8 @@ class Checkpoint(Picture):
         async with Workers() as workers:
             try:
                 await workers.run(self._release)
-            except (
-                BlockingIOError
-            ):  # no thread is to be had: it must be let go all the same
-                self._release()
+            except BlockingIOError:  # no thread is to be had
+                self._release()  # all the same
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.errors import StoreError
 from sandlock_async.image import find_format, layout
 from sandlock_async.image.age import as_identities, as_recipients
-from sandlock_async.image.directory import FileSegment
+from sandlock_async.image.file_segment import FileSegment
 from sandlock_async.image.files import Format, ImageFiles
 from sandlock_async.image.reader import Read, read_family
 from sandlock_async.image.verifier import verify_metadata

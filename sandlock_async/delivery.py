@@ -13,14 +13,15 @@ from sandlock_async.errors import ImageCorruptError, UncapturableError
 from sandlock_async.events import Event, Frozen, Progress, Thawed
 from sandlock_async.failure import explained
 from sandlock_async.image import layout
-from sandlock_async.image.directory import READ_TRIES, ImageDirectory, image_error
+from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.files import with_small_file
 from sandlock_async.image.layout import child_name
 from sandlock_async.image.operation import Operation, encode_operation
 from sandlock_async.image.policy import Policy
 from sandlock_async.image.policy.carry import Carried, given_policy
 from sandlock_async.image.reader import find_operation
-from sandlock_async.image.verifier import verify_directory
+from sandlock_async.image.reading import image_error
+from sandlock_async.image.verifier import verify_metadata
 from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import MemoryMap, Picture
 from sandlock_async.plan import Plan
@@ -319,7 +320,7 @@ def _made(directory: ImageDirectory, wanted: str | None) -> Operation | None:
         return None
     if directory.manifest() is None:
         raise directory.corrupt(layout.MANIFEST, "missing")
-    verify_directory(directory, lambda name: not layout.is_memory_file(name))
+    verify_metadata(directory)
     return operation
 
 

@@ -35,15 +35,20 @@ def explain_denial(
 ) -> NotPermittedError | UncapturableError:
     """Return the error for an ``EPERM`` of PTRACE_SEIZE on thread *tid* of *pid*."""
     if stat.is_kernel_thread:
-        return UncapturableError(
-            f"process {pid} ({stat.comm}) is a thread of the kernel",
-            pid=pid,
-            phase="attach",
-            help="give a process that runs a program: this one has no memory of its own",
-        )
+        return kernel_thread_error(pid, stat, "attach")
     theirs = _status(f"/proc/{tid}/status")
     reason, cure = _traced(theirs) or _denied(pid, theirs)
     return NotPermittedError(pid, "attach", reason, help=cure)
+
+
+def kernel_thread_error(pid: int, stat: Stat, phase: str) -> UncapturableError:
+    """Return the error for a process without a program."""
+    return UncapturableError(
+        f"process {pid} ({stat.comm}) is a thread of the kernel",
+        pid=pid,
+        phase=phase,
+        help="give a process that runs a program: this one has no memory of its own",
+    )
 
 
 def find_tracer(pid: int) -> NotPermittedError | None:

@@ -10,8 +10,17 @@ of a key, which people type, is :exc:`UnusableKeyError`.
 
 import errno
 import reprlib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
+
+CURES = {
+    errno.EMFILE: "close files, or raise the limit (ulimit -n)",
+    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
+}
+"""What helps if there is no more of something, whoever wants it."""
 
 
 class SandlockAsyncError(Exception):
@@ -235,3 +244,16 @@ class NoSpaceError(StoreError):
 
 class ConversionWarning(UserWarning):
     """A layout cannot say all that a checkpoint holds."""
+
+
+@contextmanager
+def translated_by(
+    translate: Callable[[OSError], SandlockAsyncError],
+) -> Generator[None]:
+    """Raise what *translate* makes of every :exc:`OSError` inside that is not ours."""
+    try:
+        yield
+    except SandlockAsyncError:
+        raise
+    except OSError as error:
+        raise translate(error) from error

@@ -2,22 +2,22 @@
 
 import errno
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from sandlock_async.denial import explain_denial, is_over
 from sandlock_async.errors import (
+    CURES,
     CaptureError,
     ProcessGoneError,
     SandlockAsyncError,
     UncapturableError,
+    translated_by,
 )
 from sandlock_async.target import read_stat
 
-_CURES = {
+_CURES = CURES | {
     errno.EMFILE: "raise the limit of open files (ulimit -n), or close some",
-    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
     errno.ENOMEM: "lower memory_limit, or raise the limit of memory (ulimit -v)",
-    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
 }
 
 
@@ -40,15 +40,9 @@ def cure_of(error: OSError) -> str:
     return _CURES.get(error.errno or 0, "")
 
 
-@contextmanager
-def explained(pid: int, phase: str) -> Generator[None]:
+def explained(pid: int, phase: str) -> AbstractContextManager[None]:
     """Turn every :exc:`OSError` inside to a :exc:`CaptureError`."""
-    try:
-        yield
-    except SandlockAsyncError:
-        raise
-    except OSError as error:
-        raise translate(error, pid, phase) from error
+    return translated_by(lambda error: translate(error, pid, phase))
 
 
 @contextmanager

@@ -12,7 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from sandlock_async.arch import MACHINES, Machine
+from sandlock_async.denial import kernel_thread_error
 from sandlock_async.errors import (
+    CURES,
     NotPermittedError,
     ProcessGoneError,
     UncapturableError,
@@ -29,12 +31,10 @@ _PHASE = "prepare"
 _ENDED = -1
 """The ``Pid`` of a pidfd whose process has been reaped."""
 
-_MAX_PID = (1 << 31) - 1
+MAX_PID = (1 << 31) - 1
 """That of ``pid_t``."""
 
-_HELP = {
-    errno.EMFILE: "close files, or raise the limit (ulimit -n)",
-    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
+_HELP = CURES | {
     errno.ENOMEM: "free some memory",
     errno.ENOSYS: "run Linux 5.3 or newer, and let seccomp pass pidfd_open",
     errno.EPERM: "let seccomp pass pidfd_open",
@@ -54,7 +54,7 @@ def resolve_pid(target: object) -> int:
         raise ValueError(f"{target!r} has no pid: not started yet, or ended")
     if isinstance(pid, bool) or not isinstance(pid, int):
         raise TypeError(f"expected a pid or an object with a pid, not {target!r}")
-    if not 0 < pid <= _MAX_PID:
+    if not 0 < pid <= MAX_PID:
         raise ValueError(f"{pid} is not a pid")
     if pid == os.getpid():
         raise ValueError("a process cannot capture itself")
@@ -158,12 +158,7 @@ def open_target(target: object) -> Target:
         if stat.is_dead and not _executing(pid):
             raise dead_leader_error(pid, stat, _PHASE)
         if stat.is_kernel_thread:
-            raise UncapturableError(
-                f"process {pid} ({stat.comm}) is a thread of the kernel",
-                pid=pid,
-                phase=_PHASE,
-                help="give a process that runs a program: this one has no memory of its own",
-            )
+            raise kernel_thread_error(pid, stat, _PHASE)
         _check_program(pid, machine)
     except BaseException:
         files.let_go(pidfd)

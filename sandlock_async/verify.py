@@ -8,8 +8,9 @@ from sandlock_async.checkpoint import StrPath, absolute
 from sandlock_async.completion import task_group
 from sandlock_async.errors import ImageError
 from sandlock_async.image.age import Identities, as_identities
-from sandlock_async.image.directory import READ_TRIES, ImageDirectory, reading
+from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.manifest import Entry
+from sandlock_async.image.reading import reading
 from sandlock_async.image.verifier import (
     Finding,
     Inventory,

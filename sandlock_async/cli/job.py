@@ -10,6 +10,7 @@ import rich_click as click
 
 from sandlock_async.arguments import check_operation_id
 from sandlock_async.cli.output import Answer
+from sandlock_async.target import MAX_PID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +23,6 @@ class Job:
     work: Callable[[], Coroutine[Any, Any, Answer]]
     as_json: bool
 
-
-MAX_PID = (1 << 31) - 1
-"""That of ``pid_t``."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

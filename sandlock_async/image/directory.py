@@ -10,8 +10,8 @@ import stat
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from sandlock_async.errors import (
     CheckpointNotFoundError,
     ImageCorruptError,
     ImageError,
-    SandlockAsyncError,
 )
 from sandlock_async.image import layout
 from sandlock_async.image.age import (
@@ -31,11 +30,12 @@ from sandlock_async.image.age import (
     WrongKey,
     plain_bytes,
 )
+from sandlock_async.image.file_segment import FileSegment
 from sandlock_async.image.manifest import Entry, decode_manifest
+from sandlock_async.image.reading import image_error
 from sandlock_async.image.strict_json import Malformed
 from sandlock_async.image.sums import sum_of, sum_of_file
 from sandlock_async.kernel.files import let_go
-from sandlock_async.model import SegmentData
 
 READ_TRIES = 16
 """Times that a checkpoint is read which is replaced meanwhile."""
@@ -47,34 +47,6 @@ _DECRYPTED_BYTES = 64 << 20
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_FILE = "not a regular file of this image"
-
-_NO_RIGHT = "use the account that wrote the checkpoint; captures are kept secret"
-_HELP = {
-    errno.EACCES: _NO_RIGHT,
-    errno.EPERM: _NO_RIGHT,
-    errno.EMFILE: "close files, or raise the limit (ulimit -n)",
-    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
-    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
-}
-
-
-def image_error(error: OSError, path: Path) -> ImageError:
-    """Return what an error of the file system means for a reader."""
-    reason = error.strerror or error
-    return ImageError(
-        f"cannot read {path}: {reason}", path=path, help=_HELP.get(error.errno or 0, "")
-    )
-
-
-@contextmanager
-def reading(path: Path) -> Generator[None]:
-    """Turn every :exc:`OSError` inside to an :exc:`ImageError`: of want of threads, too."""
-    try:
-        yield
-    except SandlockAsyncError:
-        raise
-    except OSError as error:
-        raise image_error(error, path) from error
 
 
 def open_image(path: Path) -> int:
@@ -553,90 +525,3 @@ def _close_all(fd: int, segments: "OrderedDict[str, _Opened]") -> None:
         let_go(segment.fd)
     segments.clear()
     let_go(fd)
-
-
-class FileSegment(SegmentData):
-    """A segment in a memory file: nothing is open or read before it is asked for."""
-
-    __slots__ = ("_directory", "_name", "_size")
-
-    def __init__(self, directory: ImageDirectory, name: str, size: int) -> None:
-        self._directory = directory
-        self._name = name
-        self._size = size
-
-    @property
-    def _path(self) -> Path:
-        return self._directory.path / self._name
-
-    @property
-    def name(self) -> str:
-        """The name of its file in the image."""
-        return self._name
-
-    @property
-    def is_encrypted(self) -> bool:
-        """Whether its file is; what it holds can then not be shared."""
-        return self._directory.is_encrypted
-
-    def __len__(self) -> int:
-        return self._size
-
-    def opened(self) -> AbstractContextManager[int]:
-        """Lend an open descriptor of the file."""
-        return self._directory.lent_fd(self._name)
-
-    def corrupt(self, reason: str) -> ImageCorruptError:
-        """Return the error for its file."""
-        return self._directory.corrupt(self._name, reason)
-
-    def check_length(self, fd: int) -> None:
-        """Return if the open file is as long as it was: no cut may pass for a hole.
-
-        :raises ImageCorruptError: if not
-        """
-        size = os.fstat(fd).st_size
-        if size != self._size:
-            raise self.corrupt(f"{size} bytes instead of {self._size}, changed since")
-
-    def known_sum(self) -> bytes | None:
-        """Return what the image's manifest says the file sums up to, if it does.
-
-        :raises ImageCorruptError: if the manifest is damaged
-        """
-        entry = (self._directory.manifest() or {}).get(self._name)
-        return None if entry is None else entry.blake3
-
-    def ranges(self) -> Sequence[tuple[int, int]]:
-        with self.opened() as fd:
-            self.check_length(fd)
-            try:
-                return self._find_data(fd)
-            except OSError as error:
-                raise image_error(error, self._path) from error
-
-    def _find_data(self, fd: int) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-        position = 0
-        while position < self._size:
-            try:
-                start = os.lseek(fd, position, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # a hole up to the end, lseek(2)
-                    raise
-                break
-            position = min(os.lseek(fd, start, os.SEEK_HOLE), self._size)
-            found.append((start, position))
-        return found
-
-    def readinto(self, offset: int, buffer: memoryview) -> None:
-        with self.opened() as fd:
-            while buffer:
-                try:
-                    count = os.preadv(fd, [buffer], offset)
-                except OSError as error:
-                    raise image_error(error, self._path) from error
-                if not count:
-                    raise self._directory.corrupt(self._name, f"ends at byte {offset}")
-                offset += count
-                buffer = buffer[count:]

@@ -8,7 +8,7 @@ from pathlib import Path
 from sandlock_async.errors import SandlockAsyncError
 from sandlock_async.image import layout
 from sandlock_async.image.age import Recipients
-from sandlock_async.image.directory import FileSegment
+from sandlock_async.image.file_segment import FileSegment
 from sandlock_async.image.files import ImageFiles
 from sandlock_async.image.holes import Run
 from sandlock_async.image.manifest import Entry, entry_of, manifest_of

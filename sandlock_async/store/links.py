@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandlock_async.image.directory import FileSegment
+from sandlock_async.image.file_segment import FileSegment
 from sandlock_async.image.files import ImageFiles
 from sandlock_async.image.manifest import Entry
 from sandlock_async.image.sums import sum_of_file

@@ -1,21 +1,17 @@
 """What the file system, or what is at the destination, forbids: with what helps."""
 
 import errno
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from sandlock_async.errors import NoSpaceError, SandlockAsyncError, StoreError
+from sandlock_async.errors import CURES, NoSpaceError, StoreError, translated_by
 from sandlock_async.store.space import Room, find_room
 
 _NO_RIGHT = "use a folder that you may read and write"
-_HELP = {
+_HELP = CURES | {
     errno.EACCES: _NO_RIGHT,
     errno.EPERM: _NO_RIGHT,
     errno.EROFS: "choose a file system that is not mounted read-only",
-    errno.EMFILE: "close files, or raise the limit (ulimit -n)",
-    errno.ENFILE: "close files, or raise the system's limit (sysctl fs.file-max)",
-    errno.EAGAIN: "raise the limit of processes and threads (ulimit -u)",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOTDIR: "every parent of the checkpoint must be a folder",
     errno.ELOOP: "remove the symbolic links that lead to themselves",
@@ -23,15 +19,9 @@ _HELP = {
 }
 
 
-@contextmanager
-def translated(destination: Path) -> Generator[None]:
+def translated(destination: Path) -> AbstractContextManager[None]:
     """Turn every :exc:`OSError` inside to a :exc:`StoreError`."""
-    try:
-        yield
-    except SandlockAsyncError:
-        raise
-    except OSError as error:
-        raise store_error(error, destination) from error
+    return translated_by(lambda error: store_error(error, destination))
 
 
 def store_error(error: OSError, destination: Path, needed: int = 0) -> StoreError:

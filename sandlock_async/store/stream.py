@@ -23,7 +23,7 @@ import aiofiles
 
 from sandlock_async.completion import shielded, task_group
 from sandlock_async.image.age import SUFFIX, Recipients
-from sandlock_async.image.directory import FileSegment
+from sandlock_async.image.file_segment import FileSegment
 from sandlock_async.image.holes import Run, without_zeros
 from sandlock_async.image.manifest import Entry
 from sandlock_async.image.sums import CHUNK_BYTES, Sum, pieces_of
