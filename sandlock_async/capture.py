@@ -15,7 +15,6 @@ from sandlock_async.checkpoint import Checkpoint, StrPath, absolute
 from sandlock_async.delivery import (
     Tell,
     delivering,
-    find_done,
     find_policy,
     pictured,
     tell_nobody,
@@ -23,6 +22,7 @@ from sandlock_async.delivery import (
 from sandlock_async.errors import CheckpointExistsError
 from sandlock_async.events import Committed, Event
 from sandlock_async.failure import exhaustion_explained
+from sandlock_async.idempotence import find_done
 from sandlock_async.image import find_format
 from sandlock_async.image.age import as_recipients
 from sandlock_async.image.policy import Policy

@@ -15,7 +15,7 @@ from sandlock_async.image import find_format
 from sandlock_async.image.age import as_identities, as_recipients
 from sandlock_async.image.directory import ImageDirectory
 from sandlock_async.image.reader import read_image
-from sandlock_async.image.reading import reading
+from sandlock_async.image.unreadable import reading
 from sandlock_async.image.verifier import verify_directory, verify_metadata
 from sandlock_async.image.writer import lay_out
 from sandlock_async.model import Picture

@@ -7,21 +7,19 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
+from functools import partial
 
 from sandlock_async.arguments import Order
-from sandlock_async.errors import ImageCorruptError, UncapturableError
+from sandlock_async.errors import UncapturableError
 from sandlock_async.events import Event, Frozen, Progress, Thawed
 from sandlock_async.failure import explained
+from sandlock_async.idempotence import is_done
 from sandlock_async.image import layout
-from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.files import with_small_file
 from sandlock_async.image.layout import child_name
 from sandlock_async.image.operation import Operation, encode_operation
 from sandlock_async.image.policy import Policy
 from sandlock_async.image.policy.carry import Carried, given_policy
-from sandlock_async.image.reader import find_operation
-from sandlock_async.image.reading import image_error
-from sandlock_async.image.verifier import verify_metadata
 from sandlock_async.image.writer import LaidOut, lay_out_tree
 from sandlock_async.model import MemoryMap, Picture
 from sandlock_async.plan import Plan
@@ -30,10 +28,7 @@ from sandlock_async.scene import Scene, Snapshot, lost_contents
 from sandlock_async.snapshot.direct import Run
 from sandlock_async.snapshot.pieces import Piece
 from sandlock_async.snapshot.survey import Survey
-from sandlock_async.store import refusals
 from sandlock_async.store.draft import Draft, drafted
-from sandlock_async.store.removal import open_own
-from sandlock_async.store.syncing import sync_checkpoint
 from sandlock_async.target import is_sandbox
 from sandlock_async.workers import Workers
 
@@ -163,7 +158,7 @@ class Delivery:
             self._told = self.report(scene, delivered, {})
             content = encode_operation(Operation(id=operation_id, report=self._told))
             files = with_small_file(image.files, layout.OPERATION, content)
-            await self.draft.commit(files, self._is_done)
+            await self.draft.commit(files, partial(is_done, self._order))
             return delivered
         written = await self.draft.commit(image.files)
         return replace_fields(delivered, written_bytes=written)
@@ -212,17 +207,6 @@ class Delivery:
             children=tuple(child.target.pid for child in scene.snapshots[1:]),
         )
 
-    def _is_done(self, fd: int) -> bool:
-        """Whether an open directory of ours is what is wanted."""
-        wanted = self._order.options.operation_id
-        directory = ImageDirectory(self._order.destination, fd=os.dup(fd))
-        try:
-            return _made(directory, wanted) is not None
-        except ImageCorruptError:
-            return False
-        finally:
-            directory.close()
-
     def _lay_out(self, scene: Scene) -> tuple[LaidOut, list[str]]:
         options = self._order.options
         pictures = [
@@ -259,69 +243,6 @@ async def delivering(
         on_bytes=progress.advance,
     ) as draft:
         yield Delivery(order, policy, draft, workers, progress)
-
-
-def find_done(order: Order) -> CaptureReport | None:
-    """Return the report of the very capture that is wanted, if it has been made.
-
-    Only a checkpoint of our own says so, one that is whole as far as :func:`_made`
-    looks. Of whom is not asked: its process may have been started anew since.
-
-    :raises ImageCorruptError: if it is damaged, and may not be replaced
-    :raises ImageError: if what is at its place cannot be read
-    :raises StoreError: if it was made in another layout; if it is to be durable, and
-        cannot be made so
-    """
-    options = order.options
-    if options.operation_id is None:
-        return None
-    operation = _find_made(order)
-    if operation is None:
-        return None
-    found, wanted = operation.report.format, options.layout.name
-    if found != wanted:
-        raise refusals.other_format(order.destination, operation.id, found, wanted)
-    if options.durable:
-        sync_checkpoint(order.destination)
-    return operation.report
-
-
-def _find_made(order: Order) -> Operation | None:
-    for _ in range(READ_TRIES):
-        try:
-            fd = open_own(order.destination)
-        except OSError as error:
-            raise image_error(error, order.destination) from error
-        if fd < 0:
-            return None
-        directory = ImageDirectory(order.destination, fd=fd)
-        try:
-            return _made(directory, order.options.operation_id)
-        except ImageCorruptError as error:
-            if directory.is_current():
-                if order.options.replace:
-                    return None
-                error.help = "replace it (replace=True, --replace), or remove it"
-                raise
-        finally:
-            directory.close()
-    return None  # it changes all the time: the capture will see
-
-
-def _made(directory: ImageDirectory, wanted: str | None) -> Operation | None:
-    """Return what an image is from, if that is what is wanted, and it is whole.
-
-    Its names and sizes are looked at, and all content but that of memory.
-
-    :raises ImageCorruptError: if it is damaged
-    """
-    operation = find_operation(directory)
-    if operation is None or operation.id != wanted:
-        return None
-    if directory.manifest() is None:
-        raise directory.corrupt(layout.MANIFEST, "missing")
-    verify_metadata(directory)
-    return operation
 
 
 @dataclass(slots=True)

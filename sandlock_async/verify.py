@@ -10,7 +10,7 @@ from sandlock_async.errors import ImageError
 from sandlock_async.image.age import Identities, as_identities
 from sandlock_async.image.directory import READ_TRIES, ImageDirectory
 from sandlock_async.image.manifest import Entry
-from sandlock_async.image.reading import reading
+from sandlock_async.image.unreadable import reading
 from sandlock_async.image.verifier import (
     Finding,
     Inventory,

@@ -32,9 +32,9 @@ from sandlock_async.image.age import (
 )
 from sandlock_async.image.file_segment import FileSegment
 from sandlock_async.image.manifest import Entry, decode_manifest
-from sandlock_async.image.reading import image_error
 from sandlock_async.image.strict_json import Malformed
 from sandlock_async.image.sums import sum_of, sum_of_file
+from sandlock_async.image.unreadable import image_error
 from sandlock_async.kernel.files import let_go
 
 READ_TRIES = 16

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandlock_async.errors import ImageCorruptError
-from sandlock_async.image.reading import image_error
+from sandlock_async.image.unreadable import image_error
 from sandlock_async.model import SegmentData
 
 if TYPE_CHECKING:  # which makes these

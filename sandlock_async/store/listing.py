@@ -13,7 +13,7 @@ from sandlock_async.errors import (
 from sandlock_async.image import layout
 from sandlock_async.image.age import SUFFIX
 from sandlock_async.image.directory import READ_TRIES, ImageDirectory
-from sandlock_async.image.reading import image_error
+from sandlock_async.image.unreadable import image_error
 
 _METAS = (layout.META, layout.META + SUFFIX)
 

@@ -20,7 +20,7 @@ ROOMS = [
     ("outlook", "features"),
     ("delivery", "sights"),
     ("tracing", "checkpoint", "trial"),
-    ("spilling", "reaping"),
+    ("spilling", "reaping", "idempotence"),
     ("store", "waiters"),
     ("company",),
     ("workers", "budget"),
