@@ -17,7 +17,7 @@ from sandlock_async.arch.x86_64 import NO_CALL, Call, Register
 from sandlock_async.injection.questions import SNAPSHOT_NAME
 from sandlock_async.kernel import files, ptrace, wait
 from sandlock_async.kernel.libc import surely
-from sandlock_async.procfs.stat import parse_stat
+from sandlock_async.procfs.stat import Stat, parse_stat
 from sandlock_async.procfs.status import parse_status
 
 _POLL_S = 0.0001
@@ -66,7 +66,7 @@ class Snapshot:
         self._seize()
         while not files.read_record(f"/proc/{self.pid}/syscall").startswith(_NAPPING):
             check_aborted()
-            self._check_alive()
+            self.check_alive()
             time.sleep(_POLL_S)
         self._stop(check_aborted)
         try:
@@ -124,7 +124,7 @@ class Snapshot:
         try:
             ptrace.seize(self.pid)
         except PermissionError:
-            self._check_alive()  # so it says of a zombie, too
+            self.check_alive()  # so it says of a zombie, too
             raise
         self._is_held = True
 
@@ -132,22 +132,30 @@ class Snapshot:
         ptrace.interrupt(self.pid)
         while ptrace.stop_siginfo(self.pid) is None:
             check_aborted()
-            self._check_alive()
+            self.check_alive()
             time.sleep(_POLL_S)
         wait.take_stop_report(self.pid)
 
+    def check_alive(self) -> None:
+        """Return if what has been read of it until now was all there.
+
+        :raises OSError: ``ESRCH`` if somebody has killed it
+        """
+        stat = self._stat()
+        if stat is None or stat.is_dying:  # its memory may be given up by then
+            raise ProcessLookupError(errno.ESRCH, f"the snapshot {self.pid} was killed")
+
     def _is_dead(self) -> bool:
+        stat = self._stat()
+        return stat is None or stat.is_dead
+
+    def _stat(self) -> Stat | None:
         try:
-            stat = parse_stat(files.read_record(f"/proc/{self.pid}/stat"))
+            return parse_stat(files.read_record(f"/proc/{self.pid}/stat"))
         except OSError as error:
             if not files.is_gone(error):
                 raise
-            return True
-        return stat.is_dead
-
-    def _check_alive(self) -> None:
-        if self._is_dead():
-            raise ProcessLookupError(errno.ESRCH, f"the snapshot {self.pid} was killed")
+            return None
 
 
 def _find_snapshot(pid: int, inner_pid: int) -> int:

@@ -43,6 +43,7 @@ class ForkedSource(Source):
         vm_flags: VmFlags,
     ) -> None:
         self._direct = direct
+        self._snapshot = snapshot
         self._target = snapshot.of_pid
         self._pid = snapshot.pid
         self._copied = copied
@@ -60,6 +61,8 @@ class ForkedSource(Source):
         try:
             pages = scan_pages(self._pid, self._copied, self._vm_flags, hold_gil=False)
             lost = self._not_copied()
+            # Of one that has ended smaps is empty, and no page is there: no error.
+            self._snapshot.check_alive()
         except OSError as error:
             if not is_over(error, self._pid):
                 raise

@@ -18,7 +18,7 @@ import sandlock_async as sa
 from sandlock_async.injection.questions import Answers
 from sandlock_async.snapshot import window
 from sandlock_async.snapshot.asking import Asking, Unasked
-from sandlock_async.snapshot.forked import _SnapshotBacking
+from sandlock_async.snapshot.forked import ForkedSource, _SnapshotBacking
 from tests.conftest import Tracee, missing, until
 from tests.integration.test_asking import is_zombie
 from tests.integration.test_targets import memory_at
@@ -137,23 +137,37 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        (ForkedSource, "look"),
+        (ForkedSource, "_not_copied"),
+        (_SnapshotBacking, "gather"),
+    ],
+    ids=["before it is looked at", "meanwhile", "before it is read"],
+)
 async def test_a_copy_that_is_killed(
-    spawn: Callable[..., Tracee], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: type,
+    step: str,
+    spawn: Callable[..., Tracee],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tracee = spawn("big.py", 64 << 20, 1)
 
-    # It is not read before it has been killed.
-    killed = threading.Event()
-    gather = _SnapshotBacking.gather
+    # That step is not taken before it has been killed, and it is not killed before.
+    reached, killed = threading.Event(), threading.Event()
+    taken = getattr(owner, step)
 
-    def gather_late(self: _SnapshotBacking, *arguments: Any) -> None:
+    def take_late(*arguments: Any) -> object:
+        reached.set()
         killed.wait(20)
-        gather(self, *arguments)
+        return taken(*arguments)
 
-    monkeypatch.setattr(_SnapshotBacking, "gather", gather_late)
+    monkeypatch.setattr(owner, step, take_late)
 
     def kill() -> None:
-        until(tracee.copies, "a copy")
+        reached.wait(20)
         (copy,) = tracee.copies()
         os.kill(copy, signal.SIGKILL)
         until(lambda: has_ended(copy), "the end of the copy")
